@@ -1,0 +1,243 @@
+"""The command line: parse, call, print. Exit 0 done, 2 bad input, 1 our own fault, 130 Ctrl-C."""
+
+import errno
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from distill import config as configs
+from distill.config import DataConfig, RunConfig
+from distill.display import Display
+from distill.errors import ConfigError, InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Distil the tool calls of a large LLM into small local routers.",
+)
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config (YAML).")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides of config keys.")
+]
+
+_USERS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A trace file or request log.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the traces go.")],
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="auto, traces (canonical) or openai (request/response log).")
+    ] = "auto",
+    group_by: Annotated[
+        str | None, typer.Option(help="The key by which splits will be made.")
+    ] = None,
+) -> None:
+    """Turn logs into canonical traces; what cannot be used goes to OUTPUT.rejected.jsonl.
+
+    Example: `distill import requests.jsonl.gz -o traces.jsonl.zst --group-by session`
+    """
+    from distill.traces import import_traces  # noqa: PLC0415
+
+    if format not in ("auto", "traces", "openai"):
+        raise ConfigError("--format", f"unknown format {format!r}", "use auto, traces or openai")
+    with Display(err) as display:
+        counts = import_traces(
+            source,
+            output,
+            format=format,  # type: ignore[arg-type]
+            group_by=group_by,
+            progress=lambda done: display("importing", done),
+        )
+    out.print(f"{counts.traces} traces from {counts.lines} lines in {output}", highlight=False)
+    for reason, count in [*counts.reasons.items(), *counts.notes.items()]:
+        out.print(f"  {count:>8}  {reason}", markup=False, highlight=False)
+
+
+@app.command()
+def build(
+    traces: Annotated[str, typer.Argument(metavar="TRACES", help="A trace file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The dataset folder.")],
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="Decides which group goes to which part.")] = 0,
+) -> None:
+    """Turn traces into a dataset: verified decision points, deduplicated, split by group.
+
+    Example: `distill build traces.jsonl.zst -o dataset split.train=0.7 outcome=succeeded`
+    """
+    from distill import pipeline  # noqa: PLC0415
+
+    with Display(err) as display:
+        data = configs.parse({"traces": traces}, "command line", DataConfig, overrides or ())
+        manifest = pipeline.build_dataset(data, seed, output, display)
+    table = Table("part", "examples", "groups")
+    for part, counts in manifest["parts"].items():
+        table.add_row(part, str(counts["examples"]), str(counts["groups"]))
+    out.print(table)
+    for reason, count in manifest["dropped"].items():
+        out.print(f"  {count:>8}  {reason}", markup=False, highlight=False)
+    out.print(f"{output} (hash {manifest['hash'][:12]})", markup=False, highlight=False)
+
+
+@app.command()
+def train(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Train the routers of a config; a killed run goes on from its last checkpoint.
+
+    Example: `distill train configs/run/decoder.yaml routers.decoder.train.epochs=1`
+
+    On several processes or GPUs: `accelerate launch scripts/train.py CONFIG key=value`
+    """
+    from distill import pipeline  # noqa: PLC0415
+
+    job = configs.load(config, overrides or ())
+    main = int(os.environ.get("RANK", "0")) == 0
+    plan = [step for step in pipeline.steps(job) if step.name.startswith(("dataset", "train"))]
+    with Display(err if main else Console(quiet=True), [step.cost for step in plan]) as display:
+        for step in plan:
+            display.step(step.name)
+            step.do(display)
+    if main:
+        for seed in job.seeds:
+            for router in job.routers:
+                out.print(str(pipeline.run_dir(job, router, seed).path), highlight=False)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+) -> None:
+    """Measure a run's router on the test part of its dataset, and write report.json.
+
+    Example: `distill evaluate runs/quickstart/encoder-s0`
+    """
+    from distill import pipeline  # noqa: PLC0415
+    from distill.evaluation.report import table  # noqa: PLC0415
+    from distill.runs import RunDir  # noqa: PLC0415
+
+    with Display(err) as display:
+        report = pipeline.evaluate_run(RunDir(run), display)
+    out.print(table(report))
+    out.print(str(RunDir(run).report), highlight=False)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the report goes.")],
+) -> None:
+    """Compare evaluated runs in one report: HTML, Markdown, CSV and JSON.
+
+    Example: `distill compare runs/quickstart/*-s0 -o comparison`
+    """
+    from distill.config import EvaluationConfig  # noqa: PLC0415
+    from distill.evaluation.compare import compare as compare_runs  # noqa: PLC0415
+    from distill.evaluation.report import table  # noqa: PLC0415
+    from distill.runs import RunDir  # noqa: PLC0415
+
+    report = compare_runs([RunDir(run) for run in runs], output, EvaluationConfig())
+    out.print(table(report))
+    out.print(str(output / "report.html"), highlight=False)
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Do it all: dataset, training, evaluation and comparison. Killed, it resumes.
+
+    Example: `distill run configs/run/quickstart.yaml seeds=[0,1,2]`
+    """
+    from distill import pipeline  # noqa: PLC0415
+    from distill.evaluation.report import table  # noqa: PLC0415
+    from distill.runs import read_json  # noqa: PLC0415
+
+    job = configs.load(config, overrides or ())
+    plan = pipeline.steps(job)
+    with Display(err, [step.cost for step in plan]) as display:
+        for step in plan:
+            display.step(step.name)
+            step.do(display)
+    folder = pipeline.comparison_dir(job)
+    out.print(table(read_json(folder / "report.json")))
+    out.print(f"Report: {(folder / 'report.html').resolve()}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="An evaluated run directory.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the hub.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the folder only.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", help="Where --dry-run writes.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Publish; default: private.")] = False,
+) -> None:
+    """Upload a router with a model card made from its report. Needs HF_TOKEN.
+
+    Example: `distill push runs/quickstart/encoder-s0 me/orderdesk-router --dry-run`
+    """
+    from distill.hub import push as push_run  # noqa: PLC0415
+    from distill.hub import prepare  # noqa: PLC0415
+    from distill.runs import RunDir  # noqa: PLC0415
+
+    if dry_run:
+        folder = output or RunDir(run).path / "push"
+        for path in prepare(RunDir(run), repo, folder):
+            out.print(str(path), highlight=False)
+        return
+    out.print(push_run(RunDir(run), repo, private=not public), highlight=False)
+
+
+@app.command("config")
+def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print the resolved config, every default spelled out.
+
+    Example: `distill config configs/run/quickstart.yaml`
+    """
+    resolved: RunConfig = configs.load(config, overrides or ())
+    print(configs.dump(resolved), end="")  # noqa: T201
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with its code; a user's fault is one line, never a traceback."""
+    _quiet_libraries()
+    try:
+        app(arguments, standalone_mode=False)
+    except InputError as error:
+        _fail(str(error))
+    except typer.TyperException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("interrupted; the same command goes on from here", highlight=False)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in _USERS_DISK:
+            raise
+        place = error.filename or "disk"
+        _fail(f"{place}: {os.strerror(error.errno)}; mend that and run the same command again")
+
+
+def _fail(line: str) -> None:
+    err.print(line.replace("\n", " "), markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
+
+
+def _quiet_libraries() -> None:
+    """Keep other libraries' bars and advice out of our output; their errors still come through."""
+    for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)

@@ -1,0 +1,330 @@
+"""Every config class, and `load`: YAML that states only what departs from the defaults.
+
+This module never imports torch, so that `distill --help` and a config error cost no seconds.
+A field's documentation stands under the field; `distill config FILE` prints the resolved whole.
+Secrets never stand in a config: they come from the environment.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distill.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen, and a key that no field has is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RenderConfig(Config):
+    """How much of a conversation a router reads (`distill.render`)."""
+
+    system_chars: int = Field(0, ge=0)
+    """Characters kept of the system prompt; 0 leaves it out."""
+    first_chars: int = Field(600, ge=16)
+    """Characters kept of the first user message."""
+    turn_chars: int = Field(240, ge=16)
+    """Characters kept of each later message, and of a call's arguments in texts."""
+    turns: int = Field(4, ge=1)
+    """Latest messages kept; of those before, only the names of the called tools."""
+
+
+class SplitConfig(Config):
+    """Shares of the groups in each part; what train, validation and calibration leave is test."""
+
+    train: float = Field(0.6, gt=0, lt=1)
+    """Share of groups that routers are trained on."""
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of groups for early stopping and the choice of hyperparameters."""
+    calibration: float = Field(0.1, ge=0, lt=1)
+    """Share of groups that thresholds are fitted on."""
+    merge_jaccard: float | None = Field(0.8, gt=0, le=1)
+    """Groups whose first requests are at least this similar (MinHash) go to the same part."""
+
+    @model_validator(mode="after")
+    def _leaves_a_test_part(self) -> "SplitConfig":
+        if self.train + self.validation + self.calibration >= 1:
+            raise ValueError("train + validation + calibration must leave a share for test")
+        return self
+
+
+class DataConfig(Config):
+    """From traces to a dataset."""
+
+    traces: str = "sample:orderdesk"
+    """A trace file (JSON lines, plain, .gz or .zst), or `sample:orderdesk`."""
+    format: Literal["auto", "traces", "openai"] = "auto"
+    """`traces`: the canonical format; `openai`: logged request/response pairs."""
+    group_by: str | None = None
+    """The key of a trace by which splits are made; default: `group`, else `task_id`, else `id`."""
+    outcome: Literal["any", "not_failed", "succeeded"] = "not_failed"
+    """Which traces teach: all, those not graded as failed, or only those graded as successes."""
+    invalid_arguments: Literal["drop", "keep"] = "drop"
+    """Decisions whose arguments break the tool's JSON Schema (a number sent as a string, a missing
+    key): drop and count them, or keep them because the choice of tool still teaches."""
+    where: dict[str, str] = {}
+    """Keep only traces whose top-level keys have these values, e.g. `toolset: all`."""
+    drop_duplicates: float | None = Field(0.95, gt=0, le=1)
+    """Within a group, drop an example whose context is at least this similar to a kept one with
+    the same label; 1 drops exact copies only, null keeps all."""
+    split: SplitConfig = SplitConfig()
+    max_line_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    """A longer line of a trace file is rejected."""
+
+
+class TrainConfig(Config):
+    """The optimisation that every trained router shares."""
+
+    epochs: float = Field(5, gt=0)
+    """Passes over the training part."""
+    batch_size: int = Field(16, ge=1)
+    """Examples per optimiser step, over all processes together."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Peak learning rate, reached after `warmup` and then decayed to zero along a cosine."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    evaluations: int = Field(5, ge=1)
+    """Evaluations on validation, and checkpoints, spread evenly over the run."""
+    patience: int = Field(3, ge=1)
+    """Stop after this many evaluations without a better validation loss; the best is kept."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 where the GPU computes in it, else float32."""
+
+
+class LoraConfig(Config):
+    """LoRA (Hu et al. 2021, arXiv:2106.09685) on linear layers, through PEFT."""
+
+    rank: int = Field(16, ge=1)
+    """Rank r of the update B·A."""
+    alpha: float = Field(32, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the update's input."""
+    targets: str | list[str] = "all-linear"
+    """Layers that get an update, as PEFT's `target_modules`."""
+
+
+class MajorityConfig(Config):
+    """Always the most frequent decision of the training part."""
+
+    kind: Literal["majority"] = "majority"
+
+
+class TfidfConfig(Config):
+    """Word and character TF-IDF with logistic regression, chosen on validation."""
+
+    kind: Literal["tfidf"] = "tfidf"
+    render: RenderConfig = RenderConfig(first_chars=2000, turn_chars=600)
+    regularisation: list[float] = [1.0, 10.0, 100.0]
+    """Candidates for scikit-learn's C (inverse strength); the best on validation is kept."""
+
+
+class RnnConfig(Config):
+    """A tiny GRU from scratch, on a small tokenizer of its own."""
+
+    kind: Literal["rnn"] = "rnn"
+    render: RenderConfig = RenderConfig()
+    train: TrainConfig = TrainConfig(epochs=15, learning_rate=3e-3)
+    vocabulary: int = Field(4000, ge=300)
+    """Byte-level BPE tokens, learned from the training part."""
+    max_tokens: int = Field(256, ge=8)
+    """Tokens read of each context."""
+    embedding: int = Field(96, ge=1)
+    """Width of the token embedding."""
+    hidden: int = Field(128, ge=1)
+    """Width of the GRU in each of its two directions."""
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Dropout on embeddings and on the pooled state."""
+
+
+class EncoderConfig(Config):
+    """A pretrained encoder with LoRA and a tool head, merged on save."""
+
+    kind: Literal["encoder"] = "encoder"
+    model: str = "packaged:minilm"
+    """`packaged:minilm`, a hub name (`answerdotai/ModernBERT-base`) or a local folder."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    render: RenderConfig = RenderConfig()
+    train: TrainConfig = TrainConfig()
+    lora: LoraConfig = LoraConfig()
+    head_learning_rate: float = Field(2e-3, gt=0)
+    """Peak learning rate of the freshly initialised head."""
+    max_tokens: int = Field(192, ge=16)
+    """Tokens read of each context."""
+
+
+class DecoderConfig(Config):
+    """A pretrained causal LM with LoRA that writes Hermes-style tool calls."""
+
+    kind: Literal["decoder"] = "decoder"
+    model: str = "packaged:smollm2"
+    """`packaged:smollm2`, a hub name (`Qwen/Qwen3-0.6B`) or a local folder."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    render: RenderConfig = RenderConfig()
+    train: TrainConfig = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3)
+    lora: LoraConfig = LoraConfig()
+    tools: Literal["none", "names", "signatures", "schemas"] = "signatures"
+    """How the prompt words the offered tools: not at all (a fixed catalogue is learned by heart),
+    names, names with parameter names, or full JSON Schemas."""
+    max_tokens: int = Field(768, ge=32)
+    """Tokens of the prompt."""
+    max_examples: int | None = Field(None, ge=1)
+    """Train on at most this many examples, drawn by the seed; null takes all."""
+    max_new_tokens: int = Field(192, ge=8)
+    """Tokens a decision may take; training leaves out labels that need more, and counts them."""
+
+
+RouterConfig = Annotated[
+    MajorityConfig | TfidfConfig | RnnConfig | EncoderConfig | DecoderConfig,
+    Field(discriminator="kind"),
+]
+
+
+class EvaluationConfig(Config):
+    """How a trained router is measured."""
+
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples of groups behind every interval."""
+    batch_size: int = Field(32, ge=1)
+    """Contexts decided together when throughput is measured."""
+    latency_samples: int = Field(40, ge=2)
+    """Decisions timed one at a time."""
+    max_examples: int | None = Field(None, ge=1)
+    """Evaluate at most this many test examples, whole groups drawn by the seed; null takes all."""
+
+
+class RunConfig(Config):
+    """One job: traces -> dataset -> trained routers -> one comparison."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the folder under `output`."""
+    output: Path = Path("runs")
+    """Where run directories go: `output/name/router-sSEED`."""
+    data: DataConfig = DataConfig()
+    routers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], RouterConfig] = (
+        Field(min_length=1)
+    )
+    """The routers to train and compare, by name."""
+    seeds: list[int] = Field([0], min_length=1)
+    """Each seed makes its own split and its own training of every router."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
+    """Where training metrics go besides `log.jsonl`."""
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config file and apply `key.sub=value` overrides (values are YAML).
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or has unknown keys or bad values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(path, f"cannot be read ({reason})", "give a config file") from None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise ConfigError(place, f"not YAML ({problem})", "mend the line") from None
+    if not isinstance(value, dict):
+        raise ConfigError(path, "not a mapping of keys to values", "see configs/run/")
+    return parse(value, path, RunConfig, overrides)
+
+
+def parse(value: dict[str, Any], place: object, kind: type[C], overrides: Sequence[str] = ()) -> C:
+    """Validate a mapping as a config of class `kind`; `place` names it in errors.
+
+    Raises:
+        ConfigError: unknown keys, bad values, or an override that is none.
+    """
+    for override in overrides:
+        _apply(value, override)
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _explain(error, place, kind) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML, every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply(value: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(override, "not an override", "write key.sub=value")
+    *parents, leaf = key.split(".")
+    node = value
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(key, f"{parent!r} holds no keys", "name a key of the config")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(key, f"{text!r} is not a YAML value", "quote it") from None
+
+
+def _explain(error: ValidationError, place: object, kind: type[Config]) -> ConfigError:
+    """The first fault in words: dotted path, what is wrong, what would be right."""
+    fault = error.errors()[0]
+    # A discriminated union puts the chosen kind into the path; it is no key of the file.
+    path, names = _walk(kind, fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return ConfigError(place, f"unknown key {path!r}", f"valid names: {', '.join(names)}")
+    if fault["type"] == "missing":
+        return ConfigError(place, f"{path!r} is missing", "add it")
+    message = fault["msg"].removeprefix("Value error, ")
+    return ConfigError(place, f"{path}: {message}", f"got {fault['input']!r}"[:300])
+
+
+def _walk(root: Any, location: Iterable[int | str]) -> tuple[str, list[str]]:
+    """The dotted path without union tags, and the field names valid at its parent."""
+    keys: list[str] = []
+    node: Any = root
+    names: list[str] = []
+    for part in location:
+        if isinstance(node, dict):  # a union by kind: this part is the tag
+            node = node.get(str(part))
+            continue
+        keys.append(str(part))
+        fields = getattr(node, "model_fields", None)
+        if fields is None:
+            node = _ROUTER_KINDS if node is dict else None
+            continue
+        names = list(fields)
+        annotation = fields[part].annotation if part in fields else None
+        if part == "routers":
+            node = dict
+        else:
+            node = annotation if hasattr(annotation, "model_fields") else None
+    return ".".join(keys), names
+
+
+_ROUTER_KINDS: dict[str, Any] = {
+    "majority": MajorityConfig,
+    "tfidf": TfidfConfig,
+    "rnn": RnnConfig,
+    "encoder": EncoderConfig,
+    "decoder": DecoderConfig,
+}

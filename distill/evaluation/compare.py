@@ -1,0 +1,203 @@
+"""Compare evaluated runs: pool seeds, pair routers on the same examples, write the reports.
+
+It reads run directories and writes report.json, report.md, report.csv and report.html; it knows
+nothing of routers or models.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.chat import same_calls
+from distill.config import EvaluationConfig
+from distill.errors import InputError, RouterError
+from distill.evaluation import metrics
+from distill.evaluation.latency import Timing
+from distill.evaluation.predictions import Prediction, load
+from distill.evaluation.report import write_report
+from distill.evaluation.summary import (
+    Measured,
+    dataset_entry,
+    pooled,
+    router_entry,
+    teacher_entry,
+)
+from distill.runs import RunDir, hardware, read_json
+
+_PAIRED: dict[str, Callable[[Prediction], bool]] = {
+    "tool_accuracy": lambda p: p.decision.tools == p.label.tools,
+    "call_accuracy": lambda p: same_calls(p.decision, p.label),
+}
+
+
+def run_report(
+    run: RunDir, predictions: Sequence[Prediction], timing: Timing, config: EvaluationConfig
+) -> dict[str, Any]:
+    """The report.json of one run: one router, one seed, and `evaluation` with timing and hardware.
+
+    Raises:
+        RouterError: the run is not whole.
+    """
+    run.require_whole()
+    measured = Measured(read_json(run.manifest), predictions, timing)
+    evaluation = {
+        "seed": measured.seed,
+        "bootstrap": config.bootstrap,
+        "hardware": hardware(),
+        **timing,
+    }
+    return _report({measured.router: [measured]}, config) | {"evaluation": evaluation}
+
+
+def compare(runs: Sequence[RunDir], out: Path, config: EvaluationConfig) -> dict[str, Any]:
+    """Compare runs and write report.{json,md,csv,html} into `out`; returns report.json's content.
+
+    Errors as `comparison`; nothing is written then.
+    """
+    report, predictions = comparison(runs, config)
+    report["evaluation"]["out"] = str(out)
+    write_report(report, predictions, out)
+    return report
+
+
+def comparison(
+    runs: Sequence[RunDir], config: EvaluationConfig
+) -> tuple[dict[str, Any], dict[str, list[Prediction]]]:
+    """The report of several runs, and the predictions of each router by name.
+
+    Runs of the same router under different seeds become one entry. Entries come by falling tool
+    accuracy; `paired[]` has, for each pair and metric, the difference of the better (`a`) and the
+    worse (`b`) on the examples both decided under the same seed, with the plain p-value and, as
+    `p_value_holm`, the one adjusted for testing all pairs of that metric (Holm 1979). Intervals
+    are not adjusted. Pairs without a common example are left out.
+
+    Raises:
+        RouterError: a run is not whole, or not evaluated.
+        InputError: no runs, runs that do not belong together, or the same run twice.
+    """
+    if not runs:
+        raise InputError("compare", "no runs", "name at least one run directory")
+    read = [(run, _read(run)) for run in runs]
+    _require_comparable(read)
+    by_router: dict[str, list[Measured]] = defaultdict(list)
+    for _, measured in sorted(read, key=lambda pair: (pair[1].router, pair[1].seed)):
+        by_router[measured.router].append(measured)
+    machines = [_evaluation(run)["hardware"] for run in runs]
+    report = _report(by_router, config)
+    report["evaluation"] = {
+        "bootstrap": config.bootstrap,
+        "seeds": sorted({measured.seed for _, measured in read}),
+        "hardware": [m for i, m in enumerate(machines) if m not in machines[:i]],
+        "runs": [
+            {"path": str(run.path), "router": measured.router, "seed": measured.seed}
+            for run, measured in read
+        ],
+    }
+    return report, {name: pooled(group) for name, group in by_router.items()}
+
+
+def _report(
+    by_router: Mapping[str, Sequence[Measured]], config: EvaluationConfig
+) -> dict[str, Any]:
+    every = [measured for group in by_router.values() for measured in group]
+    teacher = teacher_entry(every)
+    entries = [router_entry(g, config, teacher["self_agreement"]) for g in by_router.values()]
+    entries.sort(key=lambda entry: (-entry["tool_accuracy"]["value"], entry["name"]))
+    order = [entry["name"] for entry in entries]
+    return {
+        "dataset": dataset_entry(every),
+        "teacher": teacher,
+        "routers": entries,
+        "paired": _paired({name: by_router[name] for name in order}, config.bootstrap),
+    }
+
+
+def _paired(by_router: Mapping[str, Sequence[Measured]], resamples: int) -> list[dict[str, Any]]:
+    rows = {
+        name: {(run.seed, p.id): p for run in group for p in run.predictions}
+        for name, group in by_router.items()
+    }
+    report = []
+    for metric, correct in _PAIRED.items():
+        found: dict[tuple[str, str], metrics.Difference] = {}
+        for a, b in combinations(by_router, 2):
+            common = [key for key in rows[a] if key in rows[b]]
+            if not common:
+                continue
+            left, right = (
+                np.array([correct(rows[name][key]) for key in common], dtype=np.float64)
+                for name in (a, b)
+            )
+            groups = metrics.number_groups([rows[a][key].group for key in common])
+            found[a, b] = metrics.paired_difference(left, right, groups, resamples)
+        adjusted = metrics.holm([difference.p_value for difference in found.values()])
+        for (a, b), p_value_holm in zip(found, adjusted, strict=True):
+            difference = found[a, b]
+            report.append(
+                {
+                    "a": a,
+                    "b": b,
+                    "metric": metric,
+                    "difference": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "p_value": difference.p_value,
+                    "p_value_holm": p_value_holm,
+                }
+            )
+    return report
+
+
+def _read(run: RunDir) -> Measured:
+    run.require_whole()
+    evaluation = _evaluation(run)
+    timing: Timing = {
+        "latency_ms": evaluation["latency_ms"],
+        "decisions_per_s": evaluation["decisions_per_s"],
+    }
+    return Measured(read_json(run.manifest), load(run.predictions), timing)
+
+
+def _evaluation(run: RunDir) -> dict[str, Any]:
+    cure = f"run: distill evaluate {run.path}"
+    if not run.report.is_file():
+        raise RouterError(run.path, "no report.json: not evaluated", cure)
+    evaluation = read_json(run.report).get("evaluation")
+    if evaluation is None:
+        raise RouterError(run.report, "not the report of an evaluated run", cure)
+    return dict(evaluation)
+
+
+def _require_comparable(runs: Sequence[tuple[RunDir, Measured]]) -> None:
+    """Refuse runs that differ in what must be the same, and a run that comes twice."""
+    datasets: dict[int, tuple[RunDir, str]] = {}
+    kinds: dict[str, tuple[RunDir, str]] = {}
+    seen: dict[tuple[str, int], RunDir] = {}
+    for run, measured in runs:
+        dataset, kind = measured.manifest["dataset"]["hash"], measured.manifest["kind"]
+        other, found = datasets.setdefault(measured.seed, (run, dataset))
+        if found != dataset:
+            raise InputError(
+                run.path,
+                f"its dataset under seed {measured.seed} is not that of {other.path}",
+                "compare runs of the same dataset",
+            )
+        other, found = kinds.setdefault(measured.router, (run, kind))
+        if found != kind:
+            raise InputError(
+                run.path,
+                f"router {measured.router!r} is of kind {kind!r}, but {found!r} in {other.path}",
+                "give different routers different names",
+            )
+        name = (measured.router, measured.seed)
+        if name in seen:
+            raise InputError(
+                run.path,
+                f"router {name[0]!r} with seed {name[1]} is also in {seen[name].path}",
+                "name one of them",
+            )
+        seen[name] = run

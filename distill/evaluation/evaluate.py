@@ -1,0 +1,78 @@
+"""Let a router decide held-out examples, and time it.
+
+It knows nothing of files or reports: predictions and timing go to the caller.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from distill.config import EvaluationConfig
+from distill.errors import ConfigError, DatasetError
+from distill.evaluation.latency import Timing, measure
+from distill.evaluation.predictions import Difficulty, Prediction
+from distill.types import Decision, Example, Router
+
+
+def evaluate(
+    router: Router,
+    examples: Sequence[Example],
+    config: EvaluationConfig,
+    *,
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Prediction], Timing]:
+    """Decide all examples in batches, then measure latency and throughput on some of them.
+
+    Args:
+        router: any router.
+        examples: the test part.
+        config: batch size, latency samples, and `max_examples`.
+        seed: draws the groups that `max_examples` keeps, and the contexts that are timed.
+        on_progress: called with (decided, total) after each batch.
+
+    Raises:
+        DatasetError: there are no examples.
+        ConfigError: `max_examples` is smaller than the first drawn group.
+    """
+    if not examples:
+        raise DatasetError("test part", "has no examples", "add traces, or change data.split")
+    examples = _limit(examples, config.max_examples, seed)
+    decisions: list[Decision] = []
+    for start in range(0, len(examples), config.batch_size):
+        batch = [example.context for example in examples[start : start + config.batch_size]]
+        decisions += router.decide(batch)
+        assert len(decisions) == start + len(batch), (
+            f"{router.kind}: decisions do not match contexts"
+        )
+        if on_progress is not None:
+            on_progress(len(decisions), len(examples))
+    predictions = [
+        Prediction(e.id, e.group, e.label, decision, e.weight, Difficulty.of(e))
+        for e, decision in zip(examples, decisions, strict=True)
+    ]
+    # Neighbours come from one conversation: a shuffle makes the timed few typical of all.
+    timed = random.Random(seed).sample([example.context for example in examples], len(examples))
+    return predictions, measure(router, timed, config.latency_samples, config.batch_size)
+
+
+def _limit(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
+    """Whole groups in an order drawn by the seed, until the next would exceed the limit."""
+    if limit is None or len(examples) <= limit:
+        return examples
+    sizes = Counter(example.group for example in examples)
+    drawn = random.Random(seed).sample(sorted(sizes), len(sizes))
+    kept: set[str] = set()
+    total = 0
+    for group in drawn:
+        total += sizes[group]
+        if total > limit:
+            break
+        kept.add(group)
+    if not kept:
+        raise ConfigError(
+            "evaluation.max_examples",
+            f"{limit} holds no whole group ({drawn[0]!r} has {sizes[drawn[0]]} examples)",
+            "raise it",
+        )
+    return [example for example in examples if example.group in kept]

@@ -1,0 +1,102 @@
+"""What a router decided on each test example, and the file that keeps it.
+
+A metric can be added or mended later without the router, because `predictions.jsonl` holds the
+decisions themselves. This module knows nothing of metrics or routers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from distill.chat import decision_json, parse_decision
+from distill.errors import RouterError
+from distill.runs import write
+from distill.types import Decision, Example
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """The properties of an example by which accuracy is broken down (`distill.evaluation.buckets`).
+
+    `n_tools` offered, `step` (assistant turns before this one), `n_calls` and `n_arguments` of the
+    label, the latter summed over its calls.
+    """
+
+    n_tools: int
+    step: int
+    n_calls: int
+    n_arguments: int
+
+    @classmethod
+    def of(cls, example: Example) -> "Difficulty":
+        calls = example.label.calls
+        return cls(
+            n_tools=len(example.context.tools),
+            step=sum(message.role == "assistant" for message in example.context.messages),
+            n_calls=len(calls),
+            n_arguments=sum(len(call.arguments or {}) for call in calls),
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A router's decision on one test example beside the teacher's (`label`)."""
+
+    id: str
+    group: str
+    label: Decision
+    decision: Decision
+    weight: float
+    buckets: Difficulty
+
+
+def save(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write one JSON object a line, atomically."""
+    lines = [
+        orjson.dumps(
+            {
+                "id": prediction.id,
+                "group": prediction.group,
+                "label": decision_json(prediction.label),
+                "decision": decision_json(prediction.decision),
+                "weight": prediction.weight,
+                "buckets": asdict(prediction.buckets),
+            },
+            option=orjson.OPT_APPEND_NEWLINE,
+        )
+        for prediction in predictions
+    ]
+    write(path, b"".join(lines))
+
+
+def load(path: Path) -> list[Prediction]:
+    """Inverse of `save`.
+
+    Raises:
+        RouterError: the file is missing, empty, or has a line that is no prediction.
+    """
+    cure = f"run: distill evaluate {path.parent}"
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise RouterError(path, "missing: the run is not evaluated", cure) from None
+    if not lines:
+        raise RouterError(path, "holds no predictions", cure)
+    return [_parse(line, f"{path}:{number}", cure) for number, line in enumerate(lines, start=1)]
+
+
+def _parse(line: bytes, place: str, cure: str) -> Prediction:
+    try:
+        value = orjson.loads(line)
+        return Prediction(
+            id=value["id"],
+            group=value["group"],
+            label=parse_decision(value["label"]),
+            decision=parse_decision(value["decision"]),
+            weight=value["weight"],
+            buckets=Difficulty(**value["buckets"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RouterError(place, f"not a prediction ({error!r})", cure) from None

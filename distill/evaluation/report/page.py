@@ -1,0 +1,83 @@
+"""The report as one HTML file: inline styles and SVG, no script, nothing fetched.
+
+Names come from users and traces: the template escapes everything but our own SVG.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from distill.evaluation.buckets import TITLES
+from distill.evaluation.predictions import Prediction
+from distill.evaluation.report import formats, plots, words
+from distill.evaluation.report.confusion import mistakes
+
+_MISTAKES = 10
+
+
+def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Prediction]]) -> str:
+    """Render the page; `predictions` holds those of each router by name."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    routers = report["routers"]
+    best = routers[0]
+    ceiling = report["teacher"]["self_agreement"]
+    # The best router may give no confidence; calibration is then the next one's that does.
+    confident = next((r for r in routers if r["calibration"]["ece"] is not None), None)
+    wrong = mistakes(predictions[best["name"]], _MISTAKES)
+    return environment.get_template("page.html.jinja").render(
+        report=report,
+        routers=routers,
+        best=best,
+        confident=confident,
+        fmt=formats,
+        title=words.title(report),
+        findings=words.findings(report),
+        caveats=words.caveats(report),
+        clear=words.clear,
+        machines=[words.machine(m) for m in report["evaluation"]["hardware"]],
+        mistakes=wrong,
+        accuracy=Markup(plots.accuracy_plot(routers, ceiling)),
+        latency=Markup(plots.latency_plot(routers, report["teacher"])),
+        confusion=_markup(plots.confusion_plot(predictions[best["name"]])),
+        reliability=_markup(plots.reliability_plot(predictions[confident["name"]]))
+        if confident
+        else None,
+        buckets=[
+            (title, Markup(svg))
+            for dimension, title in TITLES.items()
+            if (svg := plots.bucket_plot(routers, dimension, title)) is not None
+        ],
+        legend=[
+            (Markup(plots.marker(i)), router["name"])
+            for i, router in enumerate(routers[: plots.SERIES])
+        ],
+        commands=_commands(report["evaluation"]),
+    )
+
+
+def _markup(svg: str | None) -> Markup | None:
+    return None if svg is None else Markup(svg)
+
+
+def _breakable(name: str) -> Markup:
+    """Let a narrow table break a long name after its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
+
+
+def _commands(evaluation: Mapping[str, Any]) -> list[str]:
+    paths = [run["path"] for run in evaluation["runs"]]
+    return [
+        *(shlex.join(["distill", "evaluate", path]) for path in paths),
+        shlex.join(["distill", "compare", *paths, "-o", evaluation["out"]]),
+    ]

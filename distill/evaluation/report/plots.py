@@ -1,0 +1,360 @@
+"""The report's plots as inline SVG whose colours follow the page's light or dark theme.
+
+Every function returns an `<svg>` element without size, so that it fills its box, or None where
+there is nothing to draw. The same input gives the same bytes. It knows nothing of HTML around it.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from distill.evaluation.metrics import calibration_bins, score
+from distill.evaluation.predictions import Prediction
+from distill.evaluation.report.confusion import confusion
+from distill.render import cut
+
+SERIES = 6
+"""Routers told apart in one plot; more would need more colours than a reader can tell apart."""
+
+_WIDTH = 4.6  # inches; with 10-point text still legible where a phone shrinks the plot to 360 px
+_NAME_CHARS = 20
+_CONFUSED = 7
+_MARKERS = "osD^vP"
+
+# Stand-ins that become CSS variables of the page (see `_svg`): matplotlib wants real colours.
+_INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
+_COLOURS = [f"#0{i}0505" for i in range(1, SERIES + 1)]
+_VARIABLES = {
+    _INK: "--ink",
+    _MUTED: "--muted",
+    _GRID: "--line",
+    **{colour: f"--series-{i}" for i, colour in enumerate(_COLOURS, start=1)},
+}
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the layout is the same everywhere
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+    "text.parse_math": False,  # names may hold dollar signs
+}
+
+Router = Mapping[str, Any]
+
+
+def accuracy_plot(routers: Sequence[Router], ceiling: float | None) -> str:
+    """Tool and call accuracy of each router with intervals, and the ceiling as a line."""
+    with _figure(0.9 + 0.42 * len(routers)) as (figure, axes):
+        rows = np.arange(len(routers))
+        for metric, offset, marker, label in (
+            ("tool_accuracy", -0.13, "o", "tool accuracy"),
+            ("call_accuracy", 0.13, "D", "call accuracy (tools and arguments)"),
+        ):
+            figures = [router[metric] for router in routers]
+            axes.errorbar(
+                [100 * f["value"] for f in figures],
+                rows + offset,
+                xerr=_errors(figures),
+                fmt=marker,
+                color=_COLOURS[0] if marker == "o" else _COLOURS[1],
+                markersize=5,
+                label=label,
+            )
+        if ceiling is not None:
+            axes.axvline(
+                100 * ceiling, color=_INK, linestyle="--", linewidth=1, label="teacher with itself"
+            )
+        axes.set_yticks(rows, [_short(router["name"]) for router in routers])
+        axes.set_ylim(len(routers) - 0.5, -0.5)
+        ends = [*_ends(routers, "tool_accuracy"), *_ends(routers, "call_accuracy")]
+        axes.set_xlim(*_limits(ends if ceiling is None else [*ends, 100 * ceiling]))
+        axes.grid(False, axis="y")
+        axes.set_xlabel("decisions that match the teacher's, %")
+        figure.legend(loc="outside upper left", ncols=1, fontsize=9, handlelength=1.6)
+        return _svg(figure, "Accuracy of each router with 95% intervals")
+
+
+def latency_plot(routers: Sequence[Router], teacher: Mapping[str, Any]) -> str:
+    """Tool accuracy against median latency (log scale), and the teacher where its log says."""
+    with _figure(3.3) as (figure, axes):
+        figures = [router["tool_accuracy"] for router in routers]
+        times = [router["latency_ms"]["p50"] for router in routers]
+        values = [100 * f["value"] for f in figures]
+        axes.errorbar(
+            times, values, yerr=_errors(figures), fmt="o", color=_COLOURS[0], markersize=6
+        )
+        points = [
+            (x, y, router["name"]) for x, y, router in zip(times, values, routers, strict=True)
+        ]
+        lines = [
+            (x, 100 * f["low"], x, 100 * f["high"]) for x, f in zip(times, figures, strict=True)
+        ]
+        ends = _ends(routers, "tool_accuracy")
+        if teacher["self_agreement"] is not None:
+            ceiling = 100 * teacher["self_agreement"]
+            axes.axhline(ceiling, color=_INK, linestyle="--", linewidth=1)
+            ends.append(ceiling)
+            if teacher["latency_ms"]:
+                latency = teacher["latency_ms"]["p50"]
+                axes.plot([latency], [ceiling], "*", color=_INK, markersize=11)
+                points.insert(0, (latency, ceiling, "teacher"))
+                times.append(latency)
+            lines.append((min(times) / 3, ceiling, max(times) * 3, ceiling))
+        axes.set_xscale("log")
+        axes.set_xlim(min(times) / 2.5, max(times) * 2.5)
+        axes.set_ylim(*_limits(ends))
+        # Powers of ten alone would leave a short axis without a second number.
+        wide = max(times) > 30 * min(times)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("median time of one decision, ms (logarithmic)")
+        axes.set_ylabel("tool accuracy, %")
+        _label_points(figure, axes, points, lines)
+        return _svg(figure, "Tool accuracy against latency")
+
+
+def reliability_plot(predictions: Sequence[Prediction]) -> str | None:
+    """Accuracy in each confidence bin against the bin's mean confidence; point size by number."""
+    scores = score(predictions)
+    bins = calibration_bins(scores.confidence)
+    found = sorted(set(bins.tolist()) - {-1})
+    if not found:
+        return None
+    members = [bins == b for b in found]
+    with _figure(3.6) as (figure, axes):
+        axes.plot([0, 100], [0, 100], color=_MUTED, linestyle="--", linewidth=1)
+        counts = np.array([m.sum() for m in members])
+        confidence = [100 * scores.confidence[m].mean() for m in members]
+        correct = [100 * scores.tool_correct[m].mean() for m in members]
+        axes.plot(confidence, correct, color=_COLOURS[0], linewidth=1)
+        axes.scatter(confidence, correct, s=14 + 70 * counts / counts.max(), color=_COLOURS[0])
+        axes.set_xlim(-3, 103)
+        axes.set_ylim(-3, 103)
+        axes.set_aspect("equal")
+        axes.set_xlabel("mean confidence in the bin, %")
+        axes.set_ylabel("tool accuracy in the bin, %")
+        axes.text(30, 72, "too modest", color=_MUTED, ha="center")
+        axes.text(70, 28, "too confident", color=_MUTED, ha="center")
+        return _svg(figure, "Reliability diagram")
+
+
+def confusion_plot(predictions: Sequence[Prediction]) -> str | None:
+    """The most confused decisions: the teacher's in rows, the router's in columns."""
+    found = confusion(predictions, _CONFUSED)
+    if found is None:
+        return None
+    with _figure(1.7 + 0.3 * len(found.rows)) as (figure, axes):
+        for i, row in enumerate(found.counts):
+            total = sum(row)
+            for j, count in enumerate(row):
+                right = found.rows[i] == found.columns[j]
+                colour = _COLOURS[2] if right else _COLOURS[3]
+                if count:
+                    # At most half opaque: text stays legible on it in either theme.
+                    shade = 0.08 + 0.42 * count / total
+                    axes.add_patch(Rectangle((j, i), 1, 1, color=colour, alpha=shade, linewidth=0))
+                    axes.text(j + 0.5, i + 0.5, str(count), ha="center", va="center", fontsize=9)
+        axes.set_xlim(0, len(found.columns))
+        axes.set_ylim(len(found.rows), 0)
+        axes.set_yticks(np.arange(len(found.rows)) + 0.5, [_short(name) for name in found.rows])
+        axes.set_xticks(
+            np.arange(len(found.columns)) + 0.5,
+            [_short(name) for name in found.columns],
+            rotation=40,
+            ha="right",
+            rotation_mode="anchor",
+        )
+        axes.tick_params(length=0)
+        axes.grid(False)
+        axes.set_ylabel("teacher")
+        axes.set_xlabel("router")
+        return _svg(figure, "Confusion of the most confused decisions")
+
+
+def bucket_plot(routers: Sequence[Router], dimension: str, title: str) -> str | None:
+    """Tool accuracy of each router in each bucket; None with fewer than two buckets."""
+    shown = routers[:SERIES]
+    sizes: dict[str, int] = {}
+    for router in shown:
+        for bucket in router["by_bucket"][dimension]:
+            sizes[bucket["bucket"]] = max(bucket["n"], sizes.get(bucket["bucket"], 0))
+    names = sorted(sizes, key=lambda name: int(re.split(r"[-+]", name)[0]))
+    if len(names) < 2:
+        return None
+    with _figure(2.7) as (figure, axes):
+        for i, router in enumerate(shown):
+            rows = router["by_bucket"][dimension]
+            offset = (i - (len(shown) - 1) / 2) * 0.8 / SERIES
+            figures = [row["tool_accuracy"] for row in rows]
+            axes.errorbar(
+                [names.index(row["bucket"]) + offset for row in rows],
+                [100 * f["value"] for f in figures],
+                yerr=_errors(figures),
+                fmt=_MARKERS[i],
+                color=_COLOURS[i],
+                markersize=4.5,
+                elinewidth=1.2,
+            )
+        axes.set_xticks(range(len(names)), [f"{name}\nn={sizes[name]}" for name in names])
+        axes.set_xlim(-0.55, len(names) - 0.45)
+        axes.set_ylim(-3, 103)
+        axes.grid(False, axis="x")
+        axes.set_ylabel("tool accuracy, %")
+        return _svg(figure, f"Tool accuracy by: {title}")
+
+
+def marker(i: int) -> str:
+    """The marker of the i-th router in bucket plots, as a small SVG for a legend in HTML."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(0.2, 0.2))
+        FigureCanvasSVG(figure)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.plot([0], [0], _MARKERS[i], color=_COLOURS[i], markersize=8)
+        return _svg(figure, "")
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # A name in a script that DejaVu lacks: the browser draws the text, and has other fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The figure as an SVG element: no size, no metadata, theme colours, ids of its own."""
+    text = io.StringIO()
+    # Ids hash this salt; two plots in one page must not share them.
+    with mpl.rc_context({"svg.hashsalt": label}):
+        figure.savefig(
+            text,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    head, body = svg.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box is not None, "matplotlib writes a viewBox"
+    body = re.sub(
+        r"(?<=(?:fill|roke): )#[0-9a-f]{6}",
+        lambda found: (
+            f"var({_VARIABLES[found.group()]})" if found.group() in _VARIABLES else found.group()
+        ),
+        body,
+    )
+    role = f'role="img" aria-label={quoteattr(label)}' if label else 'aria-hidden="true"'
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f"{box.group()} {role}>{body.strip()}"
+    )
+
+
+def _short(name: str) -> str:
+    return cut("".join(c if c.isprintable() else "�" for c in name), _NAME_CHARS)
+
+
+def _errors(figures: Sequence[Mapping[str, float]]) -> Any:
+    """Distances (2, n) to the interval's ends, in percent."""
+    return 100 * np.array(
+        [[f["value"] - f["low"] for f in figures], [f["high"] - f["value"] for f in figures]]
+    )
+
+
+def _ends(routers: Sequence[Router], metric: str) -> list[float]:
+    return [100 * router[metric][end] for router in routers for end in ("low", "high")]
+
+
+def _limits(percents: Sequence[float]) -> tuple[float, float]:
+    """An axis in percent around the data, of at least 20 points, without what cannot be."""
+    low, high = min(percents), max(percents)
+    margin = max(3.0, (20 - (high - low)) / 2)
+    return max(-3.0, low - margin), min(103.0, high + margin)
+
+
+def _label_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    lines: Sequence[tuple[float, float, float, float]],
+) -> None:
+    """Write each point's name beside it, where it covers no point, no line and no earlier name.
+
+    `lines` (x0, y0, x1, y1) are the error bars and the ceiling, in data coordinates. Where no
+    spot is free, the name stands to the point's right.
+    """
+    figure.draw_without_rendering()  # settles the layout, and with it the data's place
+    box = axes.get_window_extent()
+    unit = figure.dpi / 72
+    place = axes.transData.transform
+    taken = [_around(place((x, y)), place((x, y)), 5 * unit) for x, y, _ in points]
+    taken += [_around(place((x0, y0)), place((x1, y1)), unit) for x0, y0, x1, y1 in lines]
+    spots = [
+        (dx, dy, ha)
+        for dy in (0, 12, -12, 24, -24, 36, -36)
+        for dx, ha in ((8, "left"), (-8, "right"), (0, "center"))
+        if dx or dy
+    ]
+    for x, y, name in points:
+        text = _short(name)
+        px, py = place((x, y))
+        width, height = 6 * unit * len(text), 11 * unit
+        chosen = spots[0]
+        for dx, dy, ha in spots:
+            left = px + dx * unit - width * {"left": 0, "center": 0.5, "right": 1}[ha]
+            middle = py + dy * unit
+            area = (left, middle - height / 2, left + width, middle + height / 2)
+            inside = area[0] > box.x0 and area[2] < box.x1 and box.y0 < area[1] < box.y1 - height
+            if inside and not any(_overlap(area, other) for other in taken):
+                chosen = (dx, dy, ha)
+                taken.append(area)
+                break
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=chosen[:2],
+            textcoords="offset points",
+            ha=chosen[2],
+            va="center",
+            fontsize=9,
+        )
+
+
+def _around(
+    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], margin: float
+) -> tuple[float, float, float, float]:
+    return (low[0] - margin, low[1] - margin, high[0] + margin, high[1] + margin)
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

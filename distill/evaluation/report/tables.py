@@ -1,0 +1,203 @@
+"""The routers as a table: for the terminal, as Markdown and as CSV, with the same figures.
+
+It reads the report's JSON; HTML has a template of its own.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from distill.evaluation.buckets import TITLES
+from distill.evaluation.report import formats, words
+
+Report = Mapping[str, Any]
+
+_HEADINGS = [
+    "Router",
+    "Tool accuracy",
+    "Call accuracy",
+    "Macro F1",
+    "p50",
+    "Decisions/s",
+    "Parameters",
+    "Training",
+]
+_ESTIMATES = {
+    "tool_accuracy": ("tool_accuracy",),
+    "call_accuracy": ("call_accuracy",),
+    "macro_f1": ("macro_f1",),
+    "no_call_precision": ("no_call", "precision"),
+    "no_call_recall": ("no_call", "recall"),
+    "ece": ("calibration", "ece"),
+    "brier": ("calibration", "brier"),
+}
+_SINGLE = {
+    "latency_ms_p50": ("latency_ms", "p50"),
+    "latency_ms_p95": ("latency_ms", "p95"),
+    "latency_ms_p99": ("latency_ms", "p99"),
+    "decisions_per_s": ("decisions_per_s",),
+    "parameters": ("parameters",),
+    "trainable_parameters": ("trainable_parameters",),
+    "train_seconds": ("train_seconds",),
+    "share_of_ceiling": ("share_of_ceiling",),
+    "n_examples": ("n_examples",),
+    "n_groups": ("n_groups",),
+}
+
+
+def table(report: Report) -> Table:
+    """The table that the terminal shows: a row per router, then the teacher."""
+    shown = Table()
+    for i, heading in enumerate(_HEADINGS):
+        shown.add_column(heading, justify="right" if i else "left", no_wrap=not i)
+    for row in rows(report):
+        shown.add_row(*(Text(cell) for cell in row))  # Text: names are no markup
+    return shown
+
+
+def rows(report: Report) -> list[list[str]]:
+    """The cells under name, tool and call accuracy, macro F1, p50, decisions/s, size, training."""
+    return [
+        [
+            router["name"],
+            formats.estimate(router["tool_accuracy"]),
+            formats.estimate(router["call_accuracy"]),
+            formats.estimate(router["macro_f1"]),
+            formats.milliseconds(router["latency_ms"]["p50"]),
+            formats.count(router["decisions_per_s"]),
+            formats.count(router["parameters"]),
+            formats.seconds(router["train_seconds"]),
+        ]
+        for router in report["routers"]
+    ] + [teacher_row(report["teacher"])]
+
+
+def teacher_row(teacher: Mapping[str, Any]) -> list[str]:
+    """The teacher's line: its agreement with itself is the ceiling of tool accuracy."""
+    name = f"teacher ({teacher['name']})" if teacher["name"] else "teacher"
+    latency = (teacher["latency_ms"] or {}).get("p50")
+    ceiling = formats.percent(teacher["self_agreement"])
+    dashes = [formats.MISSING] * 2
+    return [name, ceiling, *dashes, formats.milliseconds(latency), *[formats.MISSING] * 3]
+
+
+def to_csv(report: Report) -> str:
+    """One row per router and one for the teacher, full precision, empty where not known."""
+    columns = ["name", "kind"]
+    for name in _ESTIMATES:
+        columns += [name, f"{name}_low", f"{name}_high"]
+    columns += list(_SINGLE)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for router in report["routers"]:
+        row = {"name": router["name"], "kind": router["kind"]}
+        for name, path in _ESTIMATES.items():
+            figure = _at(router, path) or {"value": None, "low": None, "high": None}
+            row |= {name: figure["value"]}
+            row |= {f"{name}_low": figure["low"], f"{name}_high": figure["high"]}
+        writer.writerow(row | {name: _at(router, path) for name, path in _SINGLE.items()})
+    latency = report["teacher"]["latency_ms"] or {}
+    writer.writerow(
+        {
+            "name": "teacher",
+            "kind": "teacher",
+            "tool_accuracy": report["teacher"]["self_agreement"],
+            "latency_ms_p50": latency.get("p50"),
+            "latency_ms_p95": latency.get("p95"),
+        }
+    )
+    return text.getvalue()
+
+
+def to_markdown(report: Report) -> str:
+    """Headline, findings, the table, paired differences, breakdowns and caveats."""
+    parts = [
+        f"# {markdown(words.title(report))}",
+        "\n".join(f"- {markdown(sentence)}" for sentence in words.findings(report)),
+        "## Routers",
+        "Value and 95% interval. The teacher's tool accuracy is its agreement with itself.",
+        _grid([_HEADINGS, *rows(report)]),
+        _grid(
+            [
+                ["Router", "Reply precision", "Reply recall", "ECE", "Brier", "p95", "p99"],
+                *(
+                    [
+                        router["name"],
+                        formats.estimate(router["no_call"]["precision"]),
+                        formats.estimate(router["no_call"]["recall"]),
+                        formats.error(router["calibration"]["ece"]),
+                        formats.error(router["calibration"]["brier"]),
+                        formats.milliseconds(router["latency_ms"]["p95"]),
+                        formats.milliseconds(router["latency_ms"]["p99"]),
+                    ]
+                    for router in report["routers"]
+                ),
+            ]
+        ),
+    ]
+    if report["paired"]:
+        parts += ["## Differences on the same decisions", _grid(_paired_rows(report["paired"]))]
+    parts.append("## Tool accuracy by difficulty")
+    for dimension, title in TITLES.items():
+        parts.append(_grid(_bucket_rows(report["routers"], dimension, title)))
+    parts += ["## Limits", "\n".join(f"- {markdown(note)}" for note in words.caveats(report))]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(text: str) -> str:
+    """Escape what Markdown or inline HTML would read as markup."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", flat)
+
+
+def _paired_rows(pairs: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    heading = ["Metric", "A", "B", "A − B, points", "95% interval", "p", "p (Holm)"]
+    return [heading] + [
+        [
+            pair["metric"].replace("_", " "),
+            pair["a"],
+            pair["b"],
+            formats.points(pair["difference"]),
+            f"{formats.points(pair['low'])} to {formats.points(pair['high'])}",
+            formats.p_value(pair["p_value"]),
+            formats.p_value(pair["p_value_holm"]),
+        ]
+        for pair in pairs
+    ]
+
+
+def _bucket_rows(
+    routers: Sequence[Mapping[str, Any]], dimension: str, title: str
+) -> list[list[str]]:
+    names = list(dict.fromkeys(b["bucket"] for r in routers for b in r["by_bucket"][dimension]))
+    grid = [[title, *(router["name"] for router in routers)]]
+    for name in names:
+        row = [name]
+        for router in routers:
+            found = (b for b in router["by_bucket"][dimension] if b["bucket"] == name)
+            bucket = next(found, None)
+            row.append(
+                f"{formats.estimate(bucket['tool_accuracy'])} (n={bucket['n']})"
+                if bucket
+                else formats.MISSING
+            )
+        grid.append(row)
+    return grid
+
+
+def _grid(cells: Sequence[Sequence[str]]) -> str:
+    heading, *body = [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in cells]
+    rule = "|" + "---|" * len(cells[0])
+    return "\n".join([heading, rule, *body])
+
+
+def _at(value: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        value = value[key]
+    return value

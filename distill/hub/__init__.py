@@ -1,0 +1,1 @@
+"""Publishing: a finished run becomes a model repository, and a repository a router folder again."""

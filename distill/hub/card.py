@@ -1,0 +1,250 @@
+"""The model card: what a run says about itself, in words and in the hub's metadata.
+
+Every figure comes from the run's manifest and report; this module measures nothing, and reads no
+weights. The text lies in `TEMPLATE.md`.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined, Template
+
+from distill.errors import RouterError
+from distill.hub.record import Record, read_record, require_repo_id
+from distill.runs import RunDir, read_json, write
+
+_WHAT = {
+    "majority": "the most frequent decision of the training part, a baseline to beat",
+    "tfidf": "a logistic regression on word and character TF-IDF",
+    "rnn": "a small GRU trained from scratch",
+    "encoder": "a pretrained encoder with a tool head, its LoRA update merged into the weights",
+    "decoder": "a LoRA adapter for a pretrained causal language model",
+}
+_LIBRARIES = {"encoder": "sentence-transformers", "decoder": "peft"}
+
+# Key in the report, label, the hub's metric id.
+_QUALITY = [
+    ("tool_accuracy", "Tool accuracy", "accuracy"),
+    ("call_accuracy", "Call accuracy", "accuracy"),
+    ("macro_f1", "Macro F1", "f1"),
+    ("no_call.precision", "No-call precision", "precision"),
+    ("no_call.recall", "No-call recall", "recall"),
+    ("calibration.ece", "Expected calibration error", "ece"),
+    ("calibration.brier", "Brier score", "brier_score"),
+]
+_TEACHER = [
+    ("self_agreement", "Teacher's self-agreement"),
+    ("success_rate", "Teacher's success rate"),
+    ("latency_ms.p50", "Teacher's latency, median (ms)"),
+    ("latency_ms.p95", "Teacher's latency, 95th percentile (ms)"),
+    ("tokens_per_decision", "Teacher's tokens per decision"),
+]
+_COST = [
+    ("latency_ms.p50", "Latency, median (ms)"),
+    ("latency_ms.p95", "Latency, 95th percentile (ms)"),
+    ("latency_ms.p99", "Latency, 99th percentile (ms)"),
+    ("decisions_per_s", "Decisions per second"),
+    ("llm_calls_saved", "LLM calls saved"),
+    ("tokens_saved", "LLM tokens saved"),
+    ("cost_saved_usd", "Cost saved (USD)"),
+]
+_RISK = ("alpha", "delta", "threshold", "coverage", "error")
+
+
+class Estimate(NamedTuple):
+    """A measured value and its 95% interval, where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def card(run: RunDir, repo_id: str) -> str:
+    """The model card of a finished and evaluated run, as Markdown with a YAML head.
+
+    Raises:
+        HubError: `repo_id` is no `owner/name`.
+        RouterError: the run is not whole, not evaluated, or its files are damaged.
+    """
+    require_repo_id(repo_id)
+    return render_card(read_record(run), repo_id, run.router)
+
+
+def write_card(run: RunDir, repo_id: str, path: Path) -> None:
+    """Write a run's model card to a file, atomically; errors as `card`."""
+    write(path, card(run, repo_id))
+
+
+def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
+    """The card of an already read record; `router_folder` is asked for an adapter's rank only."""
+    manifest, measured, kind = record.manifest, record.measured, record.kind
+    if kind not in _WHAT:
+        known = ", ".join(_WHAT)
+        raise RouterError("manifest.json", f"kind {kind!r} has no card", f"known kinds: {known}")
+    quality = [(name, _estimate(measured, key)) for key, name, _ in _QUALITY]
+    teacher = [(name, _estimate(record.report["teacher"], key)) for key, name in _TEACHER]
+    cost = [(name, _estimate(measured, key)) for key, name in _COST]
+    base = record.base_model or {}
+    return _compiled().render(
+        metadata=metadata(record, repo_id).to_yaml(),
+        repo_id=repo_id,
+        kind=kind,
+        what=_WHAT[kind],
+        manifest=manifest,
+        dataset=manifest["dataset"],
+        teacher=manifest["teacher"],
+        environment=manifest["environment"],
+        hardware=manifest["environment"]["hardware"],
+        base=_base(record),
+        base_repo=record.base_repo,
+        base_name=base.get("name"),
+        base_argument=record.base_repo or "BASE",
+        base_revision=base.get("revision"),
+        license=_license(record),
+        tools=record.tools,
+        calibrated=record.router.get("calibration") is not None,
+        quality=_present(quality),
+        teacher_quality=_present(teacher),
+        cost=_present(cost),
+        unmeasured=[n for n, e in quality + teacher + cost if e is None],
+        risk=[{key: row.get(key) for key in _RISK} for row in measured.get("risk") or []],
+        settings=yaml.safe_dump(record.router["config"], sort_keys=False).strip(),
+        lora_rank=_lora_rank(router_folder) if kind == "decoder" else None,
+    )
+
+
+def metadata(record: Record, repo_id: str) -> ModelCardData:
+    """The card's YAML head: one evaluation result per measured metric, unrounded."""
+    dataset = record.manifest["dataset"]
+    task = "text-generation" if record.kind == "decoder" else "text-classification"
+    results = []
+    for key, label, metric in _QUALITY:
+        estimate = _estimate(record.measured, key)
+        if estimate is None:
+            continue
+        results.append(
+            EvalResult(
+                task_type=task,
+                task_name="Tool routing",
+                dataset_type="tool-call-traces",
+                dataset_name=_line(dataset["source"]["name"]),
+                dataset_split="test",
+                dataset_revision=_line(dataset["hash"]),
+                metric_type=metric,
+                metric_name=label,
+                metric_value=estimate.value,
+                metric_args=None
+                if estimate.low is None
+                else {"interval_95": [estimate.low, estimate.high]},
+            )
+        )
+    tags = ["tool-calling", "function-calling", "routing", "distillation", record.kind]
+    return ModelCardData(
+        base_model=record.base_repo,
+        license=_license(record),
+        library_name=_LIBRARIES.get(record.kind, "tool-router-distill"),
+        pipeline_tag=task,
+        tags=[*tags, "lora"] if record.kind == "decoder" else tags,
+        model_name=repo_id if results else None,
+        eval_results=results or None,
+    )
+
+
+def template() -> str:
+    """The card's template: inside the package once installed, at the top of a checkout."""
+    installed = Path(__file__).with_name("TEMPLATE.md")
+    checkout = Path(__file__).parents[2] / "model_cards" / "TEMPLATE.md"
+    return (installed if installed.exists() else checkout).read_text(encoding="utf-8")
+
+
+@cache
+def _compiled() -> Template:
+    # Markdown, not HTML: `md` escapes what Markdown would read as markup, tags included.
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"md": _md, "code": _code, "figure": _figure, "interval": _interval}
+    return environment.from_string(template())
+
+
+def _estimate(values: dict[str, Any] | None, key: str) -> Estimate | None:
+    """A metric by its dotted key: a bare number or `{value, low, high}`; None if not measured."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        value, low, high = (found.get(name) for name in ("value", "low", "high"))
+        numbers = [n for n in (value, low, high) if n is not None]
+    else:
+        value, low, high = found, None, None
+        numbers = [] if found is None else [found]
+    if not all(isinstance(n, int | float) for n in numbers):
+        raise RouterError("report.json", f"{key} is no number", "run distill evaluate again")
+    return None if value is None else Estimate(value, low, high)
+
+
+def _present(rows: list[tuple[str, Estimate | None]]) -> list[tuple[str, Estimate]]:
+    return [(name, estimate) for name, estimate in rows if estimate is not None]
+
+
+def _license(record: Record) -> str:
+    """The base model's licence goes with what is derived from it; else the project's own."""
+    return str((record.base_model or {}).get("license") or "apache-2.0").lower()
+
+
+def _base(record: Record) -> str:
+    base = record.base_model
+    if base is None:
+        return "none, trained from scratch"
+    name = record.base_repo
+    text = _md(base["name"]) if name is None else f"[{_md(name)}](https://huggingface.co/{name})"
+    if name not in (None, base["name"]):
+        text += f", as `{_code(base['name'])}`"
+    if base.get("revision"):
+        text += f", revision `{_code(base['revision'])}`"
+    if base.get("sha256"):
+        text += f", SHA-256 `{_code(base['sha256'])}`"
+    return text
+
+
+def _lora_rank(folder: Path) -> int:
+    place = folder / "adapter_config.json"
+    rank = read_json(place).get("r")
+    if not isinstance(rank, int):
+        raise RouterError(place, "says no rank `r`", "train the router again")
+    return rank
+
+
+def _line(value: object) -> str:
+    """One printable line: a name from somebody's traces may hold anything."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def _md(value: object) -> str:
+    if value is None:
+        return "unknown"
+    return re.sub(r"([\\`*_{}\[\]<>#|~$!&])", r"\\\1", _line(value))
+
+
+def _code(value: object) -> str:
+    """For a code span, within a table too, where a backslash escapes nothing."""
+    return re.sub(r"[`|<>]", "?", _line(value))
+
+
+def _figure(value: object) -> str:
+    """A number for reading: whole numbers in full, others to four significant digits."""
+    if value is None:
+        return "–"
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else _md(value)
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{_figure(estimate.low)} to {_figure(estimate.high)}"

@@ -1,0 +1,210 @@
+"""What a finished run says about itself, checked and freed of this machine's paths.
+
+The card and the published folder are both made from a `Record`, so neither can state what the other
+does not hold. This module knows nothing of Markdown and nothing of the network.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, unmarked
+
+from distill.chat import parse_tools
+from distill.errors import HubError, RouterError
+from distill.runs import RunDir, read_json
+
+_MANIFEST = [
+    "format",
+    "run",
+    "router",
+    "kind",
+    "seed",
+    "dataset.hash",
+    "dataset.parts",
+    "dataset.n_groups",
+    "dataset.source.name",
+    "dataset.source.sha256",
+    "teacher.name",
+    "base_model",
+    "parameters",
+    "trainable_parameters",
+    "train_seconds",
+    "environment.python",
+    "environment.libraries",
+    "environment.git_commit",
+    "environment.hardware.cpu",
+    "environment.hardware.cores",
+    "environment.hardware.gpus",
+]
+_ROUTER = ["format", "kind", "config", "catalogue"]
+_REPORT = ["dataset.hash", "teacher", "routers"]
+
+_LOCAL = re.compile(r"^(/|~|\.{1,2}/|\\\\|file://|[A-Za-z]:[\\/])")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The run's files as JSON values; `base_is_local`: the base model was a folder here."""
+
+    manifest: dict[str, Any]
+    report: dict[str, Any]
+    router: dict[str, Any]
+    config: dict[str, Any]
+    base_is_local: bool
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The report's one entry about this router."""
+        value: dict[str, Any] = self.report["routers"][0]
+        return value
+
+    @property
+    def tools(self) -> list[str]:
+        """The names of the catalogue's tools."""
+        return [tool.name for tool in parse_tools([e["tool"] for e in self.router["catalogue"]])]
+
+    @property
+    def base_model(self) -> dict[str, Any] | None:
+        value: dict[str, Any] | None = self.manifest["base_model"]
+        return value
+
+    @property
+    def base_repo(self) -> str | None:
+        """The base model as `owner/name` on a hub; None where it has no such name."""
+        base = self.base_model or {}
+        # A packaged model's `origin` is the hub's name for the same weights.
+        name = base.get("origin") or base.get("name")
+        return name if isinstance(name, str) and is_repo_id(name) else None
+
+
+def read_record(run: RunDir) -> Record:
+    """Read what a run says about itself.
+
+    Absolute paths shrink to their last component: where a file lay is nobody else's business.
+
+    Raises:
+        RouterError: the run is not whole, one of its files lacks keys (all are named), or the
+            files belong to different routers or datasets.
+    """
+    run.require_whole()
+    manifest = _mapping(run.manifest, read_json(run.manifest), _MANIFEST, "distill train")
+    parts = [f"dataset.parts.{name}" for name in manifest["dataset"]["parts"]]
+    counts = [f"{part}.{count}" for part in parts for count in ("examples", "groups")]
+    base = [] if manifest["base_model"] is None else ["base_model.name"]
+    _mapping(run.manifest, manifest, counts + base, "distill train")
+    router_file = run.router / "router.json"
+    router = _mapping(router_file, read_json(router_file), _ROUTER, "distill train")
+    report = _mapping(run.report, read_json(run.report), _REPORT, "distill evaluate")
+    config = _mapping(run.config, _read_yaml(run.config), [], "distill train")
+    _agree(run, manifest, report, router)
+    raw_model = router["config"].get("model")
+    router = dict(router)
+    for key in ("config", "base_model"):
+        # The catalogue stays as it is: a tool may well speak of paths, and its hash must fit.
+        router[key] = without_paths(router.get(key))
+    return Record(
+        without_paths(manifest),
+        without_paths(report),
+        router,
+        without_paths(config),
+        base_is_local=_base_is_local(manifest, raw_model),
+    )
+
+
+def is_local(text: str) -> bool:
+    """Whether a string is a path of this machine rather than a name."""
+    return bool(_LOCAL.match(text))
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a name reads `owner/name` and is not a folder here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name and not Path(name).exists()
+
+
+def require_repo_id(repo_id: str) -> None:
+    """Raise HubError unless `repo_id` reads `owner/name` in the characters that hubs allow."""
+    cure = "write owner/name, in letters, digits and single '-', '_', '.'"
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise HubError(repr(repo_id), "no repository name", cure) from None
+    if "/" not in repo_id:
+        raise HubError(repr(repo_id), "names no owner", cure)
+
+
+def without_paths(value: Any) -> Any:
+    """Every string that is a local path, at any depth, cut down to its last component."""
+    match value:
+        case str():
+            return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if is_local(value) else value
+        case dict():
+            return {key: without_paths(item) for key, item in value.items()}
+        case list():
+            return [without_paths(item) for item in value]
+    return value
+
+
+def _base_is_local(manifest: dict[str, Any], model: str | None) -> bool:
+    names = [str((manifest["base_model"] or {}).get("name")), *([model] if model else [])]
+    return any(is_local(name) or Path(name).is_dir() for name in names)
+
+
+def _mapping(place: Path, value: Any, keys: Iterable[str], cure: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RouterError(place, "not a mapping of keys to values", f"run {cure} again")
+    missing = [key for key in keys if not _has(value, key.split("."))]
+    if missing:
+        raise RouterError(place, f"lacks {', '.join(missing)}", f"run {cure} again")
+    return value
+
+
+def _has(value: Any, path: list[str]) -> bool:
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+def _agree(
+    run: RunDir, manifest: dict[str, Any], report: dict[str, Any], router: dict[str, Any]
+) -> None:
+    place = run.router / "router.json"
+    try:
+        parse_tools([entry["tool"] for entry in router["catalogue"]])
+    except (KeyError, TypeError, ValueError):
+        raise RouterError(place, "no catalogue of tools", "run distill train again") from None
+    routers = report["routers"]
+    if not isinstance(routers, list) or len(routers) != 1 or not isinstance(routers[0], dict):
+        raise RouterError(run.report, "not about one router", "run distill evaluate on this run")
+    again = "run distill evaluate again"
+    for place, what, found, expected in [
+        (run.report, "kind", routers[0].get("kind"), manifest["kind"]),
+        (run.router / "router.json", "kind", router["kind"], manifest["kind"]),
+        (run.report, "dataset", report["dataset"]["hash"], manifest["dataset"]["hash"]),
+    ]:
+        if found != expected:
+            fault = f"{what} {found!r}, but manifest.json says {expected!r}"
+            raise RouterError(place, fault, again)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RouterError(path, "missing", "run distill train again") from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise RouterError(path, "not YAML", "run distill train again") from None

@@ -1,0 +1,155 @@
+"""Context -> text and chat messages: the only copy, used by training and serving alike.
+
+Small models read short inputs. What is kept of a conversation is the first user message (the
+task), the latest turns (where it stands) and the names of the tools called in between; each piece
+is cut in its middle, and `fit` shrinks the pieces together until a token budget holds. So every
+server is sent the same text that training saw, and nothing is left to a tokenizer's truncation.
+
+This module knows nothing of tokenizers or models: token counts come in as a function.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+
+from distill.chat import message_json, tool_json
+from distill.config import RenderConfig
+from distill.types import Context, Decision, Message, ToolCall, ToolSpec
+
+REPLY_COMPLETION = "reply"
+"""What a decoder writes for "no tool": one short word that no tool call begins with."""
+
+T = TypeVar("T")
+
+_SHRINK_STEPS = 5
+_FLAT_JSON = str.maketrans({'"': None, "{": None, "}": None, "\n": " "})
+
+
+def cut(text: str, limit: int) -> str:
+    """Keep at most `limit` characters: two thirds from the front, the rest from the back."""
+    if len(text) <= limit:
+        return text
+    head = max(1, limit * 2 // 3)
+    tail = max(0, limit - head - 1)
+    return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is kept of a conversation, in order."""
+
+    system: str
+    first: Message | None
+    earlier: tuple[str, ...]
+    latest: tuple[Message, ...]
+
+
+def window(context: Context, config: RenderConfig, scale: float = 1.0) -> Window:
+    """Choose and cut the messages; `scale` multiplies every character budget."""
+    turns = [m for m in context.messages if m.role != "system"]
+    first = next((i for i, m in enumerate(turns) if m.role == "user"), None)
+    start = max(len(turns) - config.turns, 0 if first is None else first + 1)
+    skipped = turns[(0 if first is None else first + 1) : start]
+
+    def trim(message: Message, chars: int) -> Message:
+        text = None if message.content is None else cut(message.content, int(chars * scale))
+        return Message(message.role, text, message.calls, message.call_id, message.name)
+
+    system = "\n".join(m.content or "" for m in context.messages if m.role == "system")
+    return Window(
+        system=cut(system, int(config.system_chars * scale)) if config.system_chars else "",
+        first=None if first is None else trim(turns[first], config.first_chars),
+        earlier=tuple(call.name for m in skipped for call in m.calls),
+        latest=tuple(trim(m, config.turn_chars) for m in turns[start:]),
+    )
+
+
+def render_text(context: Context, config: RenderConfig, scale: float = 1.0) -> str:
+    """One text per context, for encoders and baselines: `user: …`, `call: …`, `result: …` lines."""
+    view = window(context, config, scale)
+    lines = [f"system: {view.system}"] if view.system else []
+    if view.first is not None:
+        lines.append(f"user: {view.first.content}")
+    if view.earlier:
+        lines.append(f"earlier: {', '.join(view.earlier)}")
+    for message in view.latest:
+        lines.extend(_text_lines(message, int(config.turn_chars * scale)))
+    return "\n".join(lines)
+
+
+def _text_lines(message: Message, chars: int) -> Iterator[str]:
+    if message.role == "tool":
+        yield f"result: {(message.content or '').translate(_FLAT_JSON)}"
+        return
+    if message.content:
+        yield f"{message.role}: {message.content}"
+    for call in message.calls:
+        arguments = orjson.dumps(call.arguments or {}).decode().translate(_FLAT_JSON)
+        yield f"call: {call.name} {cut(arguments, chars)}"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A request's `messages` and `tools` as OpenAI-style JSON, ready for a chat template."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+
+
+def render_chat(context: Context, config: RenderConfig, scale: float = 1.0) -> Chat:
+    """The windowed conversation as chat messages, for decoders; the template words the tools."""
+    view = window(context, config, scale)
+    messages: list[dict[str, Any]] = []
+    if view.system:
+        messages.append({"role": "system", "content": view.system})
+    if view.first is not None:
+        text = view.first.content or ""
+        if view.earlier:
+            text += f"\n[called since: {', '.join(view.earlier)}]"
+        messages.append({"role": "user", "content": text})
+    messages.extend(_chat_json(message) for message in view.latest)
+    return Chat(messages, [tool_json(tool) for tool in context.tools])
+
+
+def _chat_json(message: Message) -> dict[str, Any]:
+    value = message_json(message)
+    value["content"] = value["content"] or ""
+    for call in value.get("tool_calls", ()):
+        # Templates print arguments with `tojson`; vLLM parses the string form to this same object.
+        function = call["function"]
+        function["arguments"] = orjson.loads(function["arguments"] or "{}")
+    return value
+
+
+def fit(render: Callable[[float], T], count: Callable[[T], int], limit: int) -> T:
+    """Render at ever smaller scales until `count` (tokens) is at most `limit`.
+
+    The last and smallest rendering is returned even when it is still too long: only a tool list
+    alone can make it so, and cutting that is the caller's decision.
+    """
+    for step in range(_SHRINK_STEPS):
+        rendered = render(0.7**step)
+        if count(rendered) <= limit:
+            break
+    return rendered
+
+
+def completion(label: Decision, tools: Sequence[ToolSpec]) -> str:
+    """What a decoder is taught to write: Hermes-style `<tool_call>` objects, or `reply`.
+
+    Arguments follow the schema's order, so that one call has one spelling
+    (NousResearch/Hermes-Function-Calling; vLLM's `hermes` tool parser reads it).
+    """
+    specs = {tool.name: tool for tool in tools}
+    calls = [_ordered(call, specs.get(call.name)) for call in label.calls]
+    bodies = (orjson.dumps(call).decode() for call in calls)
+    return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies) or REPLY_COMPLETION
+
+
+def _ordered(call: ToolCall, spec: ToolSpec | None) -> dict[str, Any]:
+    order = list((spec.parameters.get("properties") or {}) if spec else {})
+    arguments = call.arguments or {}
+    ranked = sorted(arguments, key=lambda k: order.index(k) if k in order else len(order))
+    return {"name": call.name, "arguments": {key: arguments[key] for key in ranked}}

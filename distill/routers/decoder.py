@@ -1,0 +1,236 @@
+"""A small causal LM with a LoRA adapter that writes Hermes-style tool calls.
+
+The prompt is made by `PromptFormat`, which training uses too, through a chat template that is saved
+with the router: a server that is given the template and the same messages renders the same tokens.
+Output that is no well-formed call of an offered tool becomes a reply of confidence 0, which no
+policy takes for an answer.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from distill.chat import parse_call
+from distill.config import DecoderConfig
+from distill.errors import ModelError
+from distill.render import Chat, fit, render_chat
+from distill.routers import pretrained
+from distill.routers.folder import RouterFile, require_files
+from distill.types import REPLY, Context, Decision, ToolCall
+
+_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+_NAME = re.compile(r'"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_BATCH = 16
+
+
+def chat_template(style: str) -> str:
+    """The ChatML template with its tools section in the given style, for any tokenizer."""
+    return f'{{%- set tool_style = "{style}" -%}}\n{_TEMPLATE.read_text()}'
+
+
+class PromptFormat:
+    """Context -> prompt, as training and routing see it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> None:
+        if tokenizer.eos_token is None:
+            raise ModelError(config.model, "its tokenizer has no end token", "use a chat model")
+        self.tokenizer, self.config = tokenizer, config
+        tokenizer.chat_template = chat_template(config.tools)
+
+    def prompt(self, context: Context) -> str:
+        """The prompt's text, shrunk to `max_tokens`."""
+        return fit(
+            lambda scale: self._render(render_chat(context, self.config.render, scale)),
+            lambda text: len(self.ids(text)),
+            self.config.max_tokens,
+        )
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a prompt or a completion; the template names all special tokens."""
+        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, chat: Chat) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            chat.messages,
+            tools=cast(Any, chat.tools) or None,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        return cast(str, rendered)
+
+
+def parse_completion(text: str, context: Context) -> Decision | None:
+    """Read a completion; None when it is neither a reply nor calls of offered tools.
+
+    Plain words are a reply: the LLM is to find its own.
+    """
+    if "<tool_call>" not in text:
+        return Decision("reply")
+    offered = {tool.name for tool in context.tools}
+    calls: list[ToolCall] = []
+    for match in _CALL.finditer(text):
+        try:
+            call = parse_call(orjson.loads(match[1]))
+        except ValueError:
+            return None
+        if call.name not in offered or call.arguments is None:
+            return None
+        calls.append(call)
+    complete = len(calls) == text.count("<tool_call>") > 0
+    return Decision("call", tuple(calls)) if complete else None
+
+
+def decision_spans(text: str) -> list[tuple[int, int]]:
+    """The character spans of a completion that settle which tools it calls.
+
+    For a reply all of it; for calls each opening up to the end of the tool's name, and all after
+    the last call (where another one could have begun). Arguments are left out.
+    """
+    if "<tool_call>" not in text:
+        return [(0, len(text))]
+    spans, end = [], 0
+    for opening in re.finditer(r"<tool_call>", text):
+        name = _NAME.search(text, opening.end())
+        close = text.find("</tool_call>", opening.end())
+        spans.append((end, name.end() if name else len(text)))
+        end = len(text) if close < 0 else close + len("</tool_call>")
+    return [*spans, (end, len(text) + 1)]
+
+
+class _ChosenLogProbability(LogitsProcessor):
+    """Keeps the greedy token's log-probability of every step: [batch] a step, not [batch, vocab]."""
+
+    def __init__(self) -> None:
+        self.steps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.steps.append(scores.float().log_softmax(-1).amax(-1).cpu())
+        return scores
+
+
+@dataclass
+class _Generated:
+    ids: list[int]
+    log_probabilities: list[float]
+
+
+class DecoderRouter:
+    """The LM as a router. `model` is the base with its adapter merged in memory, or a PeftModel."""
+
+    def __init__(
+        self,
+        file: RouterFile,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | PeftModel,
+    ) -> None:
+        self.file, self.tokenizer, self.model = file, tokenizer, model.eval()
+        self.config = cast(DecoderConfig, file.config)
+        self.format = PromptFormat(tokenizer, self.config)
+
+    @property
+    def kind(self) -> str:
+        return "decoder"
+
+    def decide(self, contexts: Sequence[Context]) -> list[Decision]:
+        prompts = [self.format.ids(self.format.prompt(context)) for context in contexts]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        decisions: dict[int, Decision] = {}
+        for start in range(0, len(order), _BATCH):
+            chunk = order[start : start + _BATCH]
+            generated = self._generate([prompts[i] for i in chunk])
+            for i, output in zip(chunk, generated, strict=True):
+                decisions[i] = self._decision(output, contexts[i])
+        return [decisions[i] for i in range(len(contexts))]
+
+    def _generate(self, prompts: list[list[int]]) -> list[_Generated]:
+        """Greedy completions, without the end token's padding."""
+        width = max(map(len, prompts))
+        pad, end = cast(int, self.tokenizer.pad_token_id), cast(int, self.tokenizer.eos_token_id)
+        pad = end if pad is None else pad
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        log_probabilities = _ChosenLogProbability()
+        settings = GenerationConfig(
+            max_new_tokens=self.config.max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=end,
+        )
+        with torch.inference_mode():
+            output = cast(Any, self.model).generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([log_probabilities]),
+            )
+        steps = torch.stack(log_probabilities.steps, dim=1).tolist()
+        results = []
+        for tokens, row in zip(output[:, width:].tolist(), steps, strict=True):
+            length = tokens.index(end) + 1 if end in tokens else len(tokens)
+            results.append(_Generated(tokens[:length], row[:length]))
+        return results
+
+    def _decision(self, output: _Generated, context: Context) -> Decision:
+        end = self.tokenizer.eos_token_id
+        body = output.ids[:-1] if output.ids and output.ids[-1] == end else output.ids
+        ends = [len(self._text(body[: i + 1])) for i in range(len(body))]
+        text = self._text(body)
+        # The end token stands one character after the text: it settles that no call follows.
+        ends += [len(text) + 1] * (len(output.ids) - len(body))
+        parsed = parse_completion(text, context)
+        if parsed is None:
+            return Decision("reply", confidence=0.0)
+        spans = decision_spans(text)
+        total = sum(
+            value
+            for start, stop, value in zip([0, *ends], ends, output.log_probabilities, strict=False)
+            if any(start < high and stop > low for low, high in spans)
+        )
+        confidence = min(1.0, float(torch.tensor(total, dtype=torch.float64).exp()))
+        scores = dict.fromkeys(parsed.tools, confidence) or {REPLY: confidence}
+        return Decision(parsed.action, parsed.calls, confidence, scores)
+
+    def _text(self, ids: list[int]) -> str:
+        return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def save(self, path: Path) -> None:
+        """Write the adapter (not the base), the tokenizer and the chat template."""
+        assert isinstance(self.model, PeftModel), "a merged adapter cannot be saved as one"
+        base = self.file.base_model or {}
+        for adapter in self.model.peft_config.values():
+            # PEFT records where the base lay on this machine; a reader needs its public name.
+            adapter.base_model_name_or_path = base.get("origin")
+            adapter.revision = base.get("revision")
+        self.model.save_pretrained(str(path), safe_serialization=True)
+        # PEFT adds a card with empty headings; ours is made from the report when it is pushed.
+        (path / "README.md").unlink(missing_ok=True)
+        self.tokenizer.save_pretrained(path)
+        self.file.save(path)
+
+    @classmethod
+    def load(cls, folder: Path, file: RouterFile) -> "DecoderRouter":
+        """Load the base by its recorded name, then the adapter, merged for speed."""
+        require_files(folder, ["adapter_model.safetensors", "adapter_config.json"])
+        config = cast(DecoderConfig, file.config)
+        device = pretrained.device()
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        base = pretrained.resolve(config.model, config.revision)
+        model = pretrained.load_decoder(base, dtype)
+        merged = PeftModel.from_pretrained(model, folder).merge_and_unload().to(device)
+        local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
+        return cls(file, pretrained.load_tokenizer(local), merged)

@@ -1,0 +1,154 @@
+"""A pretrained encoder with mean pooling and a linear tool head, its LoRA merged on save.
+
+The folder is a sentence-transformers model (transformer, mean pooling, dense layer) whose
+"embedding" is the vector of class logits, so that sentence-transformers, text-embeddings-inference
+and vLLM's pooling runner serve it as it is. Mean pooling rather than the `[CLS]` state that
+`AutoModelForSequenceClassification` reads: MiniLM was pretrained with it (Reimers and Gurevych
+2019, arXiv:1908.10084), and from its untrained pooler the same training stays far behind.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.config import EncoderConfig
+from distill.render import fit, render_text
+from distill.routers import pretrained
+from distill.routers.classifier import ClassifierRouter
+from distill.routers.folder import RouterFile, require_files
+from distill.routers.labels import Probabilities
+from distill.runs import write_json
+from distill.types import Context
+
+_HEAD = "2_Dense"
+_BATCH = 32
+
+
+class EncoderClassifier(nn.Module):
+    """Encoder, mean over the unmasked positions, linear head."""
+
+    def __init__(self, encoder: PreTrainedModel, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.hidden_size, classes)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Classify padded token rows.
+
+        Args:
+            input_ids: [batch, time] int64.
+            attention_mask: [batch, time], 1 for real tokens.
+            labels: [batch] class indices; adds the mean cross-entropy as `loss`.
+
+        Returns:
+            `logits` [batch, classes], and `loss` when labels are given.
+        """
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        logits = self.head(((states * mask).sum(1) / mask.sum(1)).to(self.head.weight.dtype))
+        output = {"logits": logits}
+        if labels is not None:
+            output["loss"] = nn.functional.cross_entropy(logits, labels)
+        return output
+
+
+class EncoderRouter(ClassifierRouter):
+    """The encoder as a router."""
+
+    def __init__(
+        self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, model: EncoderClassifier
+    ) -> None:
+        super().__init__(file)
+        self.tokenizer, self.model = tokenizer, model.eval()
+        self.config = cast(EncoderConfig, file.config)
+
+    def text(self, context: Context) -> str:
+        return encoder_text(context, self.tokenizer, self.config)
+
+    def probabilities(self, texts: Sequence[str]) -> Probabilities:
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        rows = torch.empty(len(texts), len(self.file.labels), dtype=torch.float64)
+        device = self.model.head.weight.device
+        for start in range(0, len(order), _BATCH):
+            chunk = order[start : start + _BATCH]
+            batch = self.tokenizer(
+                [texts[i] for i in chunk],
+                padding=True,
+                truncation=True,
+                max_length=self.config.max_tokens,
+                return_tensors="pt",
+            ).to(device)
+            with torch.inference_mode():
+                logits: Tensor = self.model(batch["input_ids"], batch["attention_mask"])["logits"]
+            rows[chunk] = logits.double().softmax(1).cpu()
+        return cast(Probabilities, rows.numpy())
+
+    def save(self, path: Path) -> None:
+        self.model.encoder.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        self._save_head(path)
+        self.file.save(path)
+
+    def _save_head(self, path: Path) -> None:
+        """The pooling and dense modules as sentence-transformers describes them."""
+        hidden, classes = self.model.head.in_features, self.model.head.out_features
+        module = "sentence_transformers.models"
+        names = [("", "Transformer"), ("1_Pooling", "Pooling"), (_HEAD, "Dense")]
+        write_json(
+            path / "modules.json",
+            [
+                {"idx": i, "name": str(i), "path": folder, "type": f"{module}.{kind}"}
+                for i, (folder, kind) in enumerate(names)
+            ],
+        )
+        write_json(
+            path / "sentence_bert_config.json",
+            {"max_seq_length": self.config.max_tokens, "do_lower_case": False},
+        )
+        write_json(
+            path / "1_Pooling" / "config.json",
+            {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True},
+        )
+        write_json(
+            path / _HEAD / "config.json",
+            {
+                "in_features": hidden,
+                "out_features": classes,
+                "bias": True,
+                "activation_function": "torch.nn.modules.linear.Identity",
+            },
+        )
+        state = self.model.head.state_dict()
+        save_file(
+            {f"linear.{name}": tensor.cpu().contiguous() for name, tensor in state.items()},
+            path / _HEAD / "model.safetensors",
+        )
+
+    @classmethod
+    def load(cls, folder: Path, file: RouterFile) -> "EncoderRouter":
+        require_files(folder, ["model.safetensors", f"{_HEAD}/model.safetensors"])
+        local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
+        model = EncoderClassifier(pretrained.load_encoder(local), len(file.labels))
+        head = load_file(folder / _HEAD / "model.safetensors")
+        model.head.load_state_dict(
+            {name.removeprefix("linear."): tensor for name, tensor in head.items()}
+        )
+        return cls(file, pretrained.load_tokenizer(local), model.to(pretrained.device()))
+
+
+def encoder_text(
+    context: Context, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig
+) -> str:
+    """The text that training and routing alike tokenize, shrunk to `max_tokens`."""
+    return fit(
+        lambda scale: render_text(context, config.render, scale),
+        lambda text: len(cast(list[int], tokenizer(text, verbose=False)["input_ids"])),
+        config.max_tokens,
+    )

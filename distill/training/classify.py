@@ -1,0 +1,142 @@
+"""Training the routers that classify: the RNN from scratch, the encoder through LoRA."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import Trainer, TrainingArguments, set_seed
+
+from distill.config import EncoderConfig, LoraConfig, RnnConfig, TrainConfig
+from distill.render import render_text
+from distill.routers import pretrained
+from distill.routers.encoder import EncoderClassifier, EncoderRouter, encoder_text
+from distill.routers.folder import RouterFile
+from distill.routers.labels import LabelSpace
+from distill.routers.rnn import PAD, Gru, RnnRouter, learn_tokenizer
+from distill.training import loop
+from distill.training.job import Job, Trained
+from distill.types import Example
+
+
+def train_rnn(config: RnnConfig, job: Job) -> Trained:
+    """A GRU and its tokenizer, both from the training part alone."""
+    set_seed(job.seed)
+    labels = LabelSpace.of(example.label for example in job.parts.train)
+    texts = [render_text(example.context, config.render) for example in job.parts.train]
+    tokenizer = learn_tokenizer(texts, config)
+    model = Gru(config, tokenizer.get_vocab_size(), len(labels))
+    router = RnnRouter(RouterFile(config, job.parts.catalogue, labels), tokenizer, model)
+
+    def row(example: Example) -> loop.Row:
+        ids = router.tokens(router.text(example.context))
+        return {"input_ids": ids, "labels": labels.index(example.label)}
+
+    best, seconds = _train(model, row, labels, config.train, job, pad=PAD)
+    router.model = best.eval().cpu()
+    return Trained(router, _count(best), _count(best), seconds)
+
+
+def train_encoder(config: EncoderConfig, job: Job) -> Trained:
+    """LoRA on the encoder's linear layers and a fresh head; merged into plain weights."""
+    set_seed(job.seed)
+    labels = LabelSpace.of(example.label for example in job.parts.train)
+    base = pretrained.resolve(config.model, config.revision)
+    tokenizer = pretrained.load_tokenizer(base)
+    model = EncoderClassifier(pretrained.load_encoder(base), len(labels))
+    adapted = get_peft_model(model, _lora(config.lora, model))
+    trainable = _count(adapted, trainable=True)
+
+    def row(example: Example) -> loop.Row:
+        text = encoder_text(example.context, tokenizer, config)
+        ids = tokenizer(text, truncation=True, max_length=config.max_tokens)["input_ids"]
+        return {"input_ids": ids, "labels": labels.index(example.label)}
+
+    best, seconds = _train(
+        adapted,
+        row,
+        labels,
+        config.train,
+        job,
+        pad=cast(int, tokenizer.pad_token_id),
+        head_learning_rate=config.head_learning_rate,
+    )
+    assert isinstance(best, PeftModel)
+    merged: Any = best.merge_and_unload()
+    file = RouterFile(config, job.parts.catalogue, labels, base.describe())
+    router = EncoderRouter(file, tokenizer, merged.cpu())
+    return Trained(router, _count(merged), trainable, seconds)
+
+
+def _lora(config: LoraConfig, model: EncoderClassifier) -> PeftLoraConfig:
+    targets: Any = config.targets
+    if targets == "all-linear":
+        # PEFT's own "all-linear" takes the pooler too, whose output mean pooling never reads.
+        targets = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear)
+            and name.startswith("encoder.")
+            and "pooler" not in name
+        ]
+    return PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        modules_to_save=["head"],
+    )
+
+
+def _train(
+    model: nn.Module,
+    row: Callable[[Example], loop.Row],
+    labels: LabelSpace,
+    config: TrainConfig,
+    job: Job,
+    *,
+    pad: int,
+    head_learning_rate: float | None = None,
+) -> tuple[Any, float]:
+    """The best model on validation, and the seconds it took."""
+    train = [row(example) for example in job.parts.train]
+    # A decision that training never saw has no class; it is counted as wrong only in the report.
+    known = [example for example in job.parts.validation if labels.index(example.label) is not None]
+    log, callbacks = loop.callbacks(job, config)
+    trainer = loop.bucketed(Trainer)(
+        model=model,
+        args=loop.training_arguments(
+            TrainingArguments,
+            config,
+            job,
+            rows=len(train),
+            metric="eval_score",
+        ),
+        train_dataset=train,
+        eval_dataset=[row(example) for example in known],
+        data_collator=loop.padded(pad),
+        compute_metrics=_scores,
+        callbacks=callbacks,
+        optimizers=(loop.optimizer(model, config, head_learning_rate), None),
+    )
+    return loop.fit(trainer, job.run), log.seconds
+
+
+def _scores(prediction: Any) -> dict[str, float]:
+    """Accuracy, and `score`: accuracy with ties broken by the loss, which decides early stopping.
+
+    The loss alone would stop early: on small sets it rises with overconfidence while accuracy
+    still grows (Guo et al. 2017, arXiv:1706.04599).
+    """
+    logits = torch.as_tensor(np.asarray(prediction.predictions))
+    labels = torch.as_tensor(np.asarray(prediction.label_ids))
+    accuracy = float((logits.argmax(1) == labels).double().mean())
+    loss = float(nn.functional.cross_entropy(logits, labels))
+    return {"accuracy": accuracy, "score": accuracy - 1e-4 * loss}
+
+
+def _count(model: nn.Module, trainable: bool = False) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)

@@ -1,0 +1,117 @@
+"""Training the decoder: TRL's SFTTrainer with a PEFT LoRA, loss on the completion only.
+
+Rows reach TRL as token ids: the prompt comes from the router's own `PromptFormat`, so what is
+trained is what is served. TRL computes the vocabulary projection at the completion's positions
+only, which is most of the cost of a small model with a large vocabulary.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from datasets.arrow_dataset import Dataset as ArrowDataset
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from transformers import set_seed
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from distill.config import DecoderConfig
+from distill.errors import DatasetError
+from distill.progress import Progress
+from distill.render import completion
+from distill.routers import pretrained
+from distill.routers.decoder import DecoderRouter, PromptFormat
+from distill.routers.folder import RouterFile
+from distill.routers.labels import LabelSpace
+from distill.training import loop
+from distill.training.job import Job, Trained
+from distill.types import Example
+
+IGNORED = -100
+"""The label of positions that carry no loss, as transformers has it."""
+
+
+def row(example: Example, prompts: PromptFormat, limit: int) -> loop.Row | None:
+    """Token ids and labels of one example; None when the completion needs more than `limit`."""
+    prompt = prompts.ids(prompts.prompt(example.context))
+    text = completion(example.label, example.context.tools)
+    answer = [*prompts.ids(text), prompts.tokenizer.eos_token_id]
+    if len(answer) > limit:
+        return None
+    return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def train_decoder(config: DecoderConfig, job: Job) -> Trained:
+    """A LoRA adapter on the base model.
+
+    Raises:
+        DatasetError: no training example's completion fits `max_new_tokens`.
+    """
+    set_seed(job.seed)
+    base = pretrained.resolve(config.model, config.revision)
+    tokenizer = pretrained.load_tokenizer(base)
+    prompts = PromptFormat(tokenizer, config)
+    train = _rows(
+        _sample(job.parts.train, config.max_examples, job.seed), prompts, config, job.progress
+    )
+    if not train:
+        raise DatasetError(
+            "max_new_tokens", f"no label fits in {config.max_new_tokens} tokens", "raise it"
+        )
+    validation = _rows(
+        _sample(job.parts.validation, config.max_examples, job.seed), prompts, config, job.progress
+    )
+    model = get_peft_model(
+        pretrained.load_decoder(base),
+        PeftLoraConfig(
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
+            lora_dropout=config.lora.dropout,
+            target_modules=config.lora.targets,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainable, parameters = model.get_nb_trainable_parameters()
+    log, callbacks = loop.callbacks(job, config.train)
+    trainer = loop.bucketed(SFTTrainer)(
+        model=model,
+        args=loop.training_arguments(
+            SFTConfig,
+            config.train,
+            job,
+            rows=len(train),
+            metric="eval_loss",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=ArrowDataset.from_list(train),
+        eval_dataset=ArrowDataset.from_list(validation),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        optimizers=(loop.optimizer(model, config.train), None),
+    )
+    best: Any = loop.fit(trainer, job.run)
+    assert isinstance(best, PeftModel)
+    # The labels' classes are recorded for the report; the decoder itself may name any tool.
+    labels = LabelSpace.of(example.label for example in job.parts.train)
+    file = RouterFile(config, job.parts.catalogue, labels, base.describe())
+    return Trained(DecoderRouter(file, tokenizer, best), parameters, trainable, log.seconds)
+
+
+def _sample(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
+    if limit is None or len(examples) <= limit:
+        return examples
+    return random.Random(seed).sample(list(examples), limit)
+
+
+def _rows(
+    examples: Sequence[Example], prompts: PromptFormat, config: DecoderConfig, progress: Progress
+) -> list[loop.Row]:
+    rows = [row(example, prompts, config.max_new_tokens) for example in examples]
+    fitting = [r for r in rows if r is not None]
+    left_out = len(rows) - len(fitting)
+    if left_out:
+        progress(f"left out, label over {config.max_new_tokens} tokens", left_out, len(rows))
+    return fitting

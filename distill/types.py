@@ -1,0 +1,144 @@
+"""The core types: what a router is asked and what it answers.
+
+Everything here is frozen and knows nothing of files, models or the network.
+A **decision point** is one assistant turn: given the messages before it and the
+offered tools (a `Context`), the assistant calls tools or replies (a `Decision`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Role = Literal["system", "user", "assistant", "tool"]
+Action = Literal["call", "reply"]
+
+REPLY = "reply"
+"""The name under which "no tool" stands among tool names in scores, labels and tables."""
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """A tool as an application offers it; `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A chosen tool. `arguments is None` means chosen but not filled.
+
+    `id` pairs the call with its `tool` message; two calls that differ only in it are equal.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] | None = None
+    id: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message. `calls` is only used by assistants, `call_id` and `name` by tools."""
+
+    role: Role
+    content: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """A router's only input: the messages so far and the tools on offer."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A router's answer, or the teacher's as a label.
+
+    `confidence` is None where the router cannot say; such a decision is never acted on alone.
+    `scores` maps tool names (and `REPLY`) to the router's belief that each is part of the decision.
+    """
+
+    action: Action
+    calls: tuple[ToolCall, ...] = ()
+    confidence: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if bool(self.calls) != (self.action == "call"):
+            raise ValueError(f"a {self.action!r} decision with {len(self.calls)} calls")
+
+    @property
+    def tools(self) -> tuple[str, ...]:
+        """The multiset of chosen tool names, sorted; `("reply",)` when nothing is called."""
+        return tuple(sorted(call.name for call in self.calls)) or (REPLY,)
+
+    @property
+    def tool_counts(self) -> Counter[str]:
+        return Counter(self.tools)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the trace's task ended; None where nobody graded it."""
+
+    success: bool | None = None
+    reward: float | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the teacher spent on the whole trace; None where the log does not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    llm_calls: int | None = None
+    duration_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One recorded conversation of a teacher with its tools."""
+
+    id: str
+    group: str
+    teacher: str
+    source: str
+    tools: tuple[ToolSpec, ...]
+    messages: tuple[Message, ...]
+    outcome: Outcome = Outcome()
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One decision point with the teacher's decision as the label."""
+
+    id: str
+    trace_id: str
+    group: str
+    context: Context
+    label: Decision
+    weight: float = 1.0
+
+
+@runtime_checkable
+class Router(Protocol):
+    """Anything that answers contexts with decisions."""
+
+    @property
+    def kind(self) -> str:
+        """The discriminator under which the router's folder and config name it."""
+
+    def decide(self, contexts: Sequence[Context]) -> list[Decision]:
+        """One decision per context, in order; the batch size must not change any of them."""
+
+    def save(self, path: Path) -> None:
+        """Write a self-contained router folder (safetensors, no pickle)."""

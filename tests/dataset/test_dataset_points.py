@@ -1,0 +1,115 @@
+"""Decision points: which turns are one, what their context is, and what makes two the same."""
+
+import pytest
+from made_traces import BOOK, SEARCH, calls, many, says, search, trace, user
+
+from distill.dataset.points import (
+    context_key,
+    decision_points,
+    label_key,
+    skipped_turns,
+    step,
+)
+from distill.types import Context, Decision, Message, ToolCall, ToolSpec
+
+
+def test_every_turn_is_labelled_with_what_came_before_it() -> None:
+    (conversation,) = many(1)
+    points = list(decision_points(conversation))
+    assert [p.id for p in points] == ["t0000#0", "t0000#1", "t0000#2"]
+    assert [p.label.tools for p in points] == [("search",), ("book",), ("reply",)]
+    assert [len(p.context.messages) for p in points] == [2, 4, 6]
+    assert [step(p.context) for p in points] == [0, 1, 2]
+    for point in points:
+        assert point.context.messages == conversation.messages[: len(point.context.messages)]
+        assert point.context.tools == conversation.tools
+
+
+def test_consecutive_assistant_messages_are_one_turn() -> None:
+    made = trace(
+        "t",
+        user("two things"),
+        says("Let me look."),
+        calls(search("a")),
+        calls(search("b")),
+        Message("tool", "ok"),
+        says("Here."),
+    )
+    first, last = decision_points(made)
+    assert first.label == Decision("call", (search("a"), search("b")))
+    assert first.context.messages == (user("two things"),)
+    assert last.label == Decision("reply")
+    assert len(last.context.messages) == 5
+    assert step(last.context) == 1
+
+
+def test_turns_that_decide_nothing_are_counted_not_yielded() -> None:
+    made = trace(
+        "t",
+        Message("system", "s"),
+        says("Hello, how can I help?"),
+        user("hi"),
+        Message("assistant", "  "),
+        user("hello?"),
+        Message("assistant"),
+        Message("tool", "stray"),
+        says("Yes."),
+    )
+    (only,) = decision_points(made)
+    assert (only.id, len(only.context.messages)) == ("t#0", 7)
+    assert skipped_turns(made) == {"no user message yet": 1, "empty assistant turn": 2}
+
+
+def test_without_a_user_there_is_no_decision() -> None:
+    made = trace("t", Message("system", "work"), calls(search("a")), Message("tool", "x"))
+    assert list(decision_points(made)) == []
+    assert skipped_turns(made) == {"no user message yet": 1}
+
+
+ASKED = (
+    Message("system", "It is noon."),
+    user("find tea"),
+    calls(search("tea", "c1")),
+    Message("tool", "tea", call_id="c1", name="search"),
+)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        Context((Message("system", "It is one."), *ASKED[1:]), (SEARCH, BOOK)),
+        Context(ASKED[1:], (BOOK, SEARCH)),
+        Context(ASKED, (SEARCH, ToolSpec("book", "Other words."))),
+        Context(
+            (*ASKED[:2], calls(search("tea", "c9")), Message("tool", "tea", call_id="c9")),
+            (SEARCH, BOOK),
+        ),
+    ],
+    ids=["clock", "order of tools", "wording of tools", "call ids"],
+)
+def test_contexts_that_ask_the_same_have_the_same_key(same: Context) -> None:
+    assert context_key(same) == context_key(Context(ASKED, (SEARCH, BOOK)))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Context((user("find coffee"), *ASKED[2:]), (SEARCH, BOOK)),
+        Context(ASKED[:3], (SEARCH, BOOK)),
+        Context(ASKED, (SEARCH,)),
+        Context((*ASKED[:2], calls(search("Tea")), ASKED[3]), (SEARCH, BOOK)),
+        Context((user("find tea"), says("find tea")), (SEARCH, BOOK)),
+    ],
+    ids=["request", "length", "tools", "arguments", "roles"],
+)
+def test_contexts_that_differ_have_different_keys(other: Context) -> None:
+    assert context_key(other) != context_key(Context(ASKED, (SEARCH, BOOK)))
+
+
+def test_labels_compare_on_calls_in_any_order() -> None:
+    a, b = search("a", "1"), ToolCall("book", {"seats": 2.0})
+    assert label_key(Decision("call", (a, b))) == label_key(
+        Decision("call", (ToolCall("book", {"seats": 2}), search("a", "7")))
+    )
+    assert label_key(Decision("call", (a,))) != label_key(Decision("call", (a, a)))
+    assert label_key(Decision("reply")) != label_key(Decision("call", (a,)))

@@ -1,0 +1,80 @@
+"""Verification: each reason has its case, and no schema can reach out or break the build."""
+
+from typing import Any
+
+import pytest
+from made_traces import TOOLS, calls, search, trace, user
+
+from distill.dataset.points import decision_points
+from distill.dataset.verify import Reason, check_outcome, verify
+from distill.types import Example, Outcome, ToolCall, ToolSpec
+
+
+def example(call: ToolCall, *tools: ToolSpec) -> Example:
+    (point,) = decision_points(trace("t", user("x"), calls(call), tools=tools or TOOLS))
+    return point
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [("any", [True, None, False]), ("not_failed", [True, None]), ("succeeded", [True])],
+)
+def test_outcomes(rule: Any, kept: list[bool | None]) -> None:
+    verdicts = [v for v in (True, None, False) if check_outcome(Outcome(v), rule) is None]
+    assert verdicts == kept
+
+
+def test_a_failed_and_an_ungraded_trace_are_told_apart() -> None:
+    assert check_outcome(Outcome(False), "succeeded") is Reason.FAILED
+    assert check_outcome(Outcome(None), "succeeded") is Reason.NOT_GRADED
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (search("tea"), None),
+        (ToolCall("search", None), None),
+        (ToolCall("cancel", {}), Reason.NOT_OFFERED),
+        (ToolCall("search", {}), Reason.INVALID_ARGUMENTS),
+        (ToolCall("book", {"seats": "2"}), Reason.INVALID_ARGUMENTS),
+    ],
+)
+def test_calls(call: ToolCall, reason: Reason | None) -> None:
+    assert verify(example(call), "drop") is reason
+
+
+def test_one_bad_call_of_several_is_enough() -> None:
+    made = trace("t", user("x"), calls(search("a"), ToolCall("book", {"seats": "2"})))
+    (point,) = decision_points(made)
+    assert verify(point, "drop") is Reason.INVALID_ARGUMENTS
+
+
+def test_keeping_invalid_arguments_still_asks_that_the_tool_is_offered() -> None:
+    assert verify(example(ToolCall("book", {"seats": "2"})), "keep") is None
+    assert verify(example(ToolCall("cancel", {})), "keep") is Reason.NOT_OFFERED
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "objekt"},
+        {"properties": []},
+        {"properties": {"a": {"pattern": "("}}},
+        {"$schema": 5},
+        {"$ref": "#/$defs/missing"},
+        {"$ref": "https://example.invalid/schema.json"},
+        {"allOf": [{"$ref": "#"}]},
+    ],
+)
+def test_a_broken_schema_is_a_reason_of_its_own(schema: dict[str, Any]) -> None:
+    tool = ToolSpec("odd", "", schema)
+    assert verify(example(ToolCall("odd", {"a": "b"}), tool), "drop") is Reason.BROKEN_SCHEMA
+
+
+def test_a_schema_names_its_own_draft() -> None:
+    pair = {"properties": {"p": {"items": [{"type": "string"}, {"type": "integer"}]}}}
+    old = ToolSpec("old", "", {"$schema": "http://json-schema.org/draft-07/schema#", **pair})
+    assert verify(example(ToolCall("old", {"p": ["a", 1]}), old), "drop") is None
+    assert (
+        verify(example(ToolCall("old", {"p": ["a", "b"]}), old), "drop") is Reason.INVALID_ARGUMENTS
+    )

@@ -1,0 +1,145 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_up import TOOLS, Scripted, call, example, predictions, simulate
+
+from distill.config import EvaluationConfig
+from distill.errors import ConfigError, DatasetError, RouterError
+from distill.evaluation.buckets import by_bucket
+from distill.evaluation.evaluate import evaluate
+from distill.evaluation.latency import measure
+from distill.evaluation.predictions import Difficulty, load, save
+from distill.types import Decision, ToolCall
+
+SMALL = EvaluationConfig(bootstrap=100, batch_size=4, latency_samples=6)
+EXAMPLES = [example(i, call(TOOLS[i % 3]), group=f"g{i // 4}") for i in range(22)]
+
+arguments = st.none() | st.dictionaries(
+    st.text(max_size=5), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()
+)
+calls = st.lists(
+    st.builds(ToolCall, st.text(min_size=1), arguments, st.none() | st.text(min_size=1)), max_size=3
+)
+decisions = st.builds(
+    lambda made, confidence, scores: Decision(
+        "call" if made else "reply", tuple(made), confidence, scores
+    ),
+    calls,
+    st.none() | st.floats(0, 1),
+    st.dictionaries(st.text(max_size=5), st.floats(0, 1), max_size=3),
+)
+
+
+@given(st.lists(st.tuples(decisions, decisions), min_size=1, max_size=4))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_predictions_survive_the_file(
+    tmp_path: Path, pairs: list[tuple[Decision, Decision]]
+) -> None:
+    made = predictions(pairs)
+    save(tmp_path / "predictions.jsonl", made)
+    assert load(tmp_path / "predictions.jsonl") == made
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}\n", b"[1]\n", b'{"id": "a"\n'])
+def test_a_bad_predictions_file_is_refused_with_its_cure(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "predictions.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RouterError, match="distill evaluate") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    save(path, predictions([(call(), call())] * 3))
+    path.write_bytes(path.read_bytes() + b'{"id": 3}\n')
+    with pytest.raises(RouterError, match=r"predictions\.jsonl:4: "):
+        load(path)
+
+
+def test_every_example_is_decided_once_in_order_and_in_batches() -> None:
+    router = Scripted(lambda context: call(context.messages[0].content or ""))
+    progress: list[tuple[int, int]] = []
+    made, timing = evaluate(
+        router, EXAMPLES, SMALL, seed=0, on_progress=lambda *now: progress.append(now)
+    )
+    assert [p.id for p in made] == [e.id for e in EXAMPLES]
+    assert [p.decision.tools for p in made] == [(f"request {i}",) for i in range(22)]
+    assert router.batches[:6] == [4, 4, 4, 4, 4, 2]
+    assert progress == [(4, 22), (8, 22), (12, 22), (16, 22), (20, 22), (22, 22)]
+    assert set(timing) == {"latency_ms", "decisions_per_s"}
+
+
+def test_a_limit_keeps_whole_groups_that_the_seed_draws() -> None:
+    config = SMALL.model_copy(update={"max_examples": 9})
+    router = Scripted(lambda context: call())
+    kept = {
+        seed: [p.group for p in evaluate(router, EXAMPLES, config, seed=seed)[0]]
+        for seed in range(6)
+    }
+    sizes = Counter(e.group for e in EXAMPLES)
+    for groups in kept.values():
+        assert len(groups) <= 9
+        assert all(groups.count(group) == sizes[group] for group in groups)
+    assert len({tuple(groups) for groups in kept.values()}) > 1
+    assert kept[0] == [p.group for p in evaluate(router, EXAMPLES, config, seed=0)[0]]
+
+
+def test_a_limit_below_one_group_and_an_empty_test_part_are_the_users_to_mend() -> None:
+    router = Scripted(lambda context: call())
+    with pytest.raises(ConfigError, match="max_examples"):
+        evaluate(router, EXAMPLES, SMALL.model_copy(update={"max_examples": 1}), seed=0)
+    with pytest.raises(DatasetError, match="no examples"):
+        evaluate(router, [], SMALL, seed=0)
+
+
+def test_latency_is_timed_one_at_a_time_and_throughput_in_full_batches() -> None:
+    router = Scripted(lambda context: call())
+    timing = measure(router, [e.context for e in EXAMPLES[:3]], samples=10, batch_size=4)
+    single, batched = Counter(router.batches)[1], Counter(router.batches)[4]
+    assert single > 10  # the warm-up is not counted
+    assert batched == 1 + 3  # one to warm up, three of four for ten samples
+    assert single + batched == len(router.batches)
+    latency = timing["latency_ms"]
+    assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
+    assert timing["decisions_per_s"] > 0
+
+
+def test_difficulty_is_read_off_the_example() -> None:
+    label = Decision("call", (ToolCall("a", {"x": 1, "y": 2}), ToolCall("b", None)))
+    assert Difficulty.of(example(0, label, turns=2)) == Difficulty(
+        n_tools=len(TOOLS), step=2, n_calls=2, n_arguments=2
+    )
+
+
+def test_buckets_hold_every_example_once_in_order() -> None:
+    made = simulate(0.8, 0)
+    report = by_bucket(made, 100)
+    assert list(report) == ["n_tools", "step", "n_calls", "n_arguments"]
+    with_calls = sum(p.label.action == "call" for p in made)
+    for dimension, rows in report.items():
+        total = with_calls if dimension == "n_arguments" else len(made)
+        assert sum(row["n"] for row in rows) == total
+        right = sum(row["n"] * row["tool_accuracy"]["value"] for row in rows)
+        expected = [
+            p.decision.tools == p.label.tools
+            for p in made
+            if dimension != "n_arguments" or p.label.calls
+        ]
+        assert right == pytest.approx(sum(expected))
+    assert [row["bucket"] for row in report["step"]] == ["0", "1", "2", "3-4", "5-9"]
+
+
+def test_buckets_leave_out_what_did_not_occur() -> None:
+    report = by_bucket(predictions([(call(), call())]), 100)
+    assert [row["bucket"] for row in report["n_calls"]] == ["0"]
+    assert report["n_arguments"] == []

@@ -1,0 +1,142 @@
+"""Made-up runs that are true to the schema: what a training and an evaluation would leave."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import save_file
+
+from distill.chat import digest
+from distill.runs import RunDir, write, write_json
+
+KINDS = ["majority", "tfidf", "rnn", "encoder", "decoder"]
+
+
+def estimate(value: float, spread: float = 0.03) -> dict[str, float]:
+    return {"value": value, "low": value - spread, "high": value + spread}
+
+
+def tool(name: str) -> dict[str, Any]:
+    properties = {"order_id": {"type": "string"}}
+    parameters = {"type": "object", "properties": properties, "required": ["order_id"]}
+    function = {"name": name, "description": f"{name} of /orders", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def manifest(kind: str) -> dict[str, Any]:
+    base = {
+        "encoder": {"name": "packaged:minilm", "origin": "acme/mini", "license": "Apache-2.0"},
+        "decoder": {"name": "acme/tiny-lm", "origin": "acme/tiny-lm", "license": "mit"},
+    }.get(kind)
+    return {
+        "format": 1,
+        "run": "demo",
+        "router": kind,
+        "kind": kind,
+        "seed": 0,
+        "dataset": {
+            "hash": "d" * 64,
+            "parts": {
+                "train": {"examples": 600, "groups": 120},
+                "test": {"examples": 201, "groups": 41},
+            },
+            "n_groups": 161,
+            "source": {"name": "sample:orderdesk", "sha256": "5" * 64},
+        },
+        "teacher": teacher(),
+        "base_model": None if base is None else base | {"revision": "v1", "sha256": "b" * 64},
+        "parameters": 22_713_216,
+        "trainable_parameters": 299_520,
+        "train_seconds": 61.25,
+        "environment": {
+            "python": "3.11.9",
+            "libraries": {"torch": "2.13.0", "trl": None},
+            "git_commit": None,
+            "hardware": {"cpu": "Some CPU @ 2 GHz", "cores": 2, "gpus": []},
+        },
+    }
+
+
+def teacher() -> dict[str, Any]:
+    return {
+        "name": "big-llm",
+        "self_agreement": estimate(0.93125),
+        "success_rate": None,
+        "latency_ms": {"p50": 900.0, "p95": 2100.0},
+        "tokens_per_decision": 812.5,
+    }
+
+
+def report(kind: str) -> dict[str, Any]:
+    return {
+        "dataset": {"hash": "d" * 64, "n_train": 600, "n_test": 201, "n_groups": 161},
+        "teacher": teacher(),
+        "routers": [
+            {
+                "name": kind,
+                "kind": kind,
+                "parameters": 22_713_216,
+                "tool_accuracy": estimate(0.87654321),
+                "call_accuracy": estimate(0.1 + 0.2),
+                "macro_f1": estimate(0.75),
+                "no_call": {"precision": estimate(0.9), "recall": None},
+                "by_bucket": {},
+                "calibration": {"ece": estimate(0.00001, 0.000001), "brier": None},
+                "risk": [
+                    {"alpha": 0.05, "delta": 0.1, "threshold": 0.8, "coverage": 0.6, "error": 0.03}
+                ],
+                "latency_ms": {"p50": 3.25, "p95": 4.5, "p99": 6.0},
+                "decisions_per_s": 310.0,
+                "train_seconds": 61.25,
+                "llm_calls_saved": 0.6,
+                "tokens_saved": None,
+                "cost_saved_usd": None,
+            }
+        ],
+        "paired": [],
+    }
+
+
+def make_run(path: Path, kind: str = "encoder", **changes: dict[str, Any]) -> RunDir:
+    """A whole run directory; `manifest=`, `report=`, `config=` and `router=` replace top keys."""
+    run = RunDir(path)
+    tools = [tool("get_order"), tool("cancel_order")]
+    model = {"model": "packaged:minilm"} if kind == "encoder" else {}
+    router: dict[str, Any] = {
+        "format": 1,
+        "kind": kind,
+        "config": {"kind": kind, **model},
+        "catalogue": [{"tool": entry, "hash": digest(entry)} for entry in tools],
+        "classes": [["cancel_order"], ["get_order"], ["reply"]],
+        "base_model": None,
+        "calibration": None,
+        "thresholds": None,
+    }
+    config = {"name": "demo", "output": "runs", "data": {"traces": "sample:orderdesk"}}
+    config["routers"] = {kind: router["config"]}
+    write_json(run.router / "router.json", router | changes.get("router", {}))
+    _weights(run.router, kind)
+    write(run.config, yaml.safe_dump(config | changes.get("config", {})))
+    write_json(run.report, report(kind) | changes.get("report", {}))
+    write_json(run.manifest, manifest(kind) | changes.get("manifest", {}))
+    return run
+
+
+def _weights(folder: Path, kind: str) -> None:
+    tensor = np.arange(6, dtype=np.float32).reshape(2, 3)
+    if kind == "majority":
+        return
+    if kind == "decoder":
+        save_file({"lora_A": tensor}, folder / "adapter_model.safetensors")
+        settings = {"base_model_name_or_path": "acme/tiny-lm", "peft_type": "LORA", "r": 16}
+        write_json(folder / "adapter_config.json", settings)
+        write(folder / "chat_template.jinja", "{{ messages }}\n")
+        write(folder / "README.md", "PEFT's own words\n")
+    else:
+        save_file({"weight": tensor}, folder / "model.safetensors")
+    if kind in ("encoder", "decoder"):
+        write_json(folder / "tokenizer.json", {"model": {"vocab": {"/usr/lib": 0}}})
+        write(folder / "vocab.txt", "a\nb\n")
+    if kind == "encoder":
+        write_json(folder / "config.json", {"architectures": ["Some"], "_name_or_path": "minilm"})

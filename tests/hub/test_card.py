@@ -1,0 +1,236 @@
+"""The model card: its figures are the report's, and no name can break it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.errors import HubError, RouterError
+from distill.hub.card import card, render_card, template, write_card
+from distill.hub.record import Record, read_record
+
+from .factory import KINDS, estimate, make_run, manifest, report, tool
+
+REPO = "acme/desk-router"
+
+
+def metrics(text: str) -> dict[str, Any]:
+    """What the card's head says was measured, by the metric's name."""
+    return {str(e.metric_name): e.metric_value for e in ModelCard(text).data.eval_results or []}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_heads_results_are_the_reports_to_the_last_digit(tmp_path: Path, kind: str) -> None:
+    text = card(make_run(tmp_path, kind), REPO)
+    measured = report(kind)["routers"][0]
+    assert metrics(text) == {
+        "Tool accuracy": measured["tool_accuracy"]["value"],
+        "Call accuracy": measured["call_accuracy"]["value"],
+        "Macro F1": measured["macro_f1"]["value"],
+        "No-call precision": measured["no_call"]["precision"]["value"],
+        "Expected calibration error": measured["calibration"]["ece"]["value"],
+    }
+    results = ModelCard(text).data.eval_results
+    assert results is not None
+    first = results[0]
+    assert first.metric_args == {
+        "interval_95": [measured["tool_accuracy"]["low"], measured["tool_accuracy"]["high"]]
+    }
+    assert first.dataset_revision == "d" * 64
+    assert first.dataset_name == "sample:orderdesk"
+
+
+def test_every_figure_of_the_report_and_the_data_is_in_the_body(tmp_path: Path) -> None:
+    body = ModelCard(card(make_run(tmp_path), REPO)).text
+    for row in [
+        "| Tool accuracy | 0.8765 | 0.8465 to 0.9065 |",
+        "| Teacher's self-agreement | 0.9313 | 0.9012 to 0.9613 |",
+        "| Latency, median (ms) | 3.25 | – |",
+        "| 0.05 | 0.1 | 0.8 | 0.6 | 0.03 |",
+        "| train | 600 | 120 |",
+        "| test | 201 | 41 |",
+        "22,713,216, of which trained: 299,520",
+        "61.25 s on Some CPU @ 2 GHz (2 cores)",
+    ]:
+        assert row in body
+    missing = "No-call recall, Brier score, Teacher's success rate, LLM tokens saved, Cost saved"
+    assert f"Not measured: {missing}" in body
+
+
+def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
+    cards = {kind: card(make_run(tmp_path / kind, kind), REPO) for kind in KINDS}
+    marks = {
+        "SentenceTransformer(": {"encoder"},
+        "--runner pooling": {"encoder"},
+        "PeftModel": {"decoder"},
+        "--enable-lora --max-lora-rank 16": {"decoder"},
+        "Generated arguments": {"decoder"},
+        "from distill import load_router": set(KINDS),
+        "Prompt injection": set(KINDS),
+    }
+    for mark, kinds in marks.items():
+        assert {kind for kind, text in cards.items() if mark in text} == kinds, mark
+    libraries = {kind: ModelCard(text).data.library_name for kind, text in cards.items()}
+    assert libraries["encoder"] == "sentence-transformers"
+    assert libraries["decoder"] == "peft"
+    assert libraries["rnn"] == "tool-router-distill"
+
+
+def test_confidences_are_called_calibrated_only_when_they_are(tmp_path: Path) -> None:
+    plain = card(make_run(tmp_path / "plain"), REPO)
+    fitted = make_run(tmp_path / "fitted", router={"calibration": {"temperature": 1.5}})
+    assert "Confidences are not calibrated" in plain
+    assert "Confidences are not calibrated" not in card(fitted, REPO)
+
+
+def test_the_base_model_and_its_licence_are_named(tmp_path: Path) -> None:
+    data = ModelCard(card(make_run(tmp_path / "hub", "decoder"), REPO)).data
+    assert (data.base_model, data.license) == ("acme/tiny-lm", "mit")
+    packaged = ModelCard(card(make_run(tmp_path / "packaged", "encoder"), REPO))
+    assert (packaged.data.base_model, packaged.data.license) == ("acme/mini", "apache-2.0")
+    assert "[acme/mini](https://huggingface.co/acme/mini), as `packaged:minilm`" in packaged.text
+    scratch = ModelCard(card(make_run(tmp_path / "scratch", "rnn"), REPO))
+    assert (scratch.data.base_model, scratch.data.license) == (None, "apache-2.0")
+    assert "none, trained from scratch" in scratch.text
+
+
+@pytest.mark.parametrize("name", ["/home/ann/models/mini", "~/mini", "./mini", "C:\\models\\mini"])
+def test_a_local_base_model_is_no_base_model_on_the_hub(tmp_path: Path, name: str) -> None:
+    base = {"name": name, "revision": None, "sha256": "b" * 64, "license": None}
+    run = make_run(tmp_path, "encoder", manifest={"base_model": base})
+    text = card(run, REPO)
+    assert ModelCard(text).data.base_model is None
+    assert f"mini, SHA-256 `{'b' * 64}`" in text
+    assert name not in text
+
+
+def test_the_card_needs_an_evaluated_run_and_a_repository_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    with pytest.raises(HubError, match="owner/name"):
+        card(run, "nowhere")
+    run.report.unlink()
+    with pytest.raises(RouterError, match=r"report\.json: missing"):
+        card(run, REPO)
+
+
+def test_a_metric_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    entry = report("encoder")["routers"][0] | {"macro_f1": {"value": "high"}}
+    run = make_run(tmp_path, report={"routers": [entry]})
+    with pytest.raises(RouterError, match="macro_f1 is no number"):
+        card(run, REPO)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"manifest": {"kind": "oracle"}}, "kind 'oracle' has no card"),
+        ({"router": {"catalogue": [{}]}}, "no catalogue of tools"),
+        ({"manifest": {"base_model": {}}}, "lacks base_model.name"),
+    ],
+)
+def test_files_a_card_cannot_speak_of_are_refused(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    kind = changes.get("manifest", {}).get("kind", "encoder")
+    entry = report("encoder")["routers"][0] | {"kind": kind}
+    changes = {"report": {"routers": [entry]}, "router": {"kind": kind}} | changes
+    with pytest.raises(RouterError, match=told):
+        card(make_run(tmp_path, "encoder", **changes), REPO)
+
+
+def test_a_data_part_without_counts_is_refused(tmp_path: Path) -> None:
+    dataset = manifest("rnn")["dataset"] | {"parts": {"train": {"examples": 1}}}
+    with pytest.raises(RouterError, match=r"lacks dataset\.parts\.train\.groups"):
+        card(make_run(tmp_path, "rnn", manifest={"dataset": dataset}), REPO)
+
+
+def test_write_card_writes_the_card(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write_card(run, REPO, tmp_path / "cards" / "desk.md")
+    assert (tmp_path / "cards" / "desk.md").read_text() == card(run, REPO)
+
+
+def test_the_template_is_a_card_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    assert template().startswith("---\n")
+    for kind in KINDS:
+        text = card(make_run(tmp_path / kind, kind), REPO)
+        assert not re.search(r"\{\{|\{%|None\b|\n\n\n\n", text)
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**9), 10**9)
+measured = st.none() | numbers | st.builds(estimate, st.floats(0, 1))
+names = st.text(min_size=1, max_size=30) | st.sampled_from(
+    [
+        "---\n",
+        "a: b",
+        "| x |",
+        "`",
+        "<script>",
+        "{{ x }}",
+        "{% if %}",
+        "\u2028---",
+        "*",
+        "\x00",
+        "- ",
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Record, Path]]:
+    runs = {kind: make_run(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+    return {kind: (read_record(run), run.router) for kind, run in runs.items()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kind=st.sampled_from(KINDS),
+    name=names,
+    license_name=st.none() | names,
+    values=st.fixed_dictionaries(
+        {
+            "tool_accuracy": measured,
+            "macro_f1": measured,
+            "llm_calls_saved": measured,
+            "self_agreement": measured,
+        }
+    ),
+)
+def test_no_name_and_no_missing_metric_breaks_a_card(
+    records: dict[str, tuple[Record, Path]],
+    kind: str,
+    name: str,
+    license_name: str | None,
+    values: dict[str, Any],
+) -> None:
+    base = {"name": name, "revision": name, "sha256": None, "license": license_name}
+    dataset = manifest(kind)["dataset"] | {"source": {"name": name, "sha256": None}}
+    hardware = {"cpu": name, "cores": None, "gpus": [name]}
+    environment = manifest(kind)["environment"] | {"hardware": hardware, "git_commit": name}
+    teacher = {"name": name, "self_agreement": values["self_agreement"]}
+    changed = {"run": name, "router": name, "teacher": teacher, "dataset": dataset}
+    changed |= {"environment": environment, "base_model": base}
+    nothing = {"no_call": None, "calibration": None, "latency_ms": None, "risk": None}
+    record, router = records[kind]
+    record = replace(
+        record,
+        manifest=record.manifest | changed,
+        report=record.report
+        | {"teacher": teacher, "routers": [{"name": name, "kind": kind} | nothing | values]},
+        router=record.router | {"catalogue": [{"tool": tool(name), "hash": "h"}]},
+    )
+    result = ModelCard(render_card(record, REPO, router))
+    expected = {}
+    for key, label in [("tool_accuracy", "Tool accuracy"), ("macro_f1", "Macro F1")]:
+        value = values[key]["value"] if isinstance(values[key], dict) else values[key]
+        if value is not None:
+            expected[label] = value
+    found = {str(e.metric_name): e.metric_value for e in result.data.eval_results or []}
+    assert found == expected
+    assert result.text.count("\n## ") == template().count("\n## ")
+    assert "<script>" not in result.text
