@@ -29,7 +29,7 @@ err = Console(stderr=True)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A run config (YAML).")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides of config keys.")
+    list[str] | None, typer.Argument(metavar="key=value", help="Overrides of config keys.")
 ]
 
 _USERS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -60,7 +60,7 @@ def import_(
             output,
             format=format,  # type: ignore[arg-type]
             group_by=group_by,
-            progress=lambda done: display("importing", done),
+            progress=lambda done, size: display("importing, bytes", done, size),
         )
     out.print(f"{counts.traces} traces from {counts.lines} lines in {output}", highlight=False)
     for reason, count in [*counts.reasons.items(), *counts.notes.items()]:
@@ -185,16 +185,15 @@ def push(
 
     Example: `distill push runs/quickstart/encoder-s0 me/orderdesk-router --dry-run`
     """
-    from distill.hub import push as push_run  # noqa: PLC0415
-    from distill.hub import prepare  # noqa: PLC0415
+    from distill.hub import push as hub  # noqa: PLC0415
     from distill.runs import RunDir  # noqa: PLC0415
 
     if dry_run:
         folder = output or RunDir(run).path / "push"
-        for path in prepare(RunDir(run), repo, folder):
+        for path in hub.prepare(RunDir(run), repo, folder):
             out.print(str(path), highlight=False)
         return
-    out.print(push_run(RunDir(run), repo, private=not public), highlight=False)
+    out.print(hub.push(RunDir(run), repo, private=not public), highlight=False)
 
 
 @app.command("config")
@@ -204,7 +203,7 @@ def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
     Example: `distill config configs/run/quickstart.yaml`
     """
     resolved: RunConfig = configs.load(config, overrides or ())
-    print(configs.dump(resolved), end="")  # noqa: T201
+    print(configs.dump(resolved), end="")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -214,8 +213,8 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, standalone_mode=False)
     except InputError as error:
         _fail(str(error))
-    except typer.TyperException as error:
-        error.show()
+    except typer.TyperException as error:  # an unknown option or command, a missing argument
+        err.print(error.format_message(), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         err.print("interrupted; the same command goes on from here", highlight=False)
@@ -233,11 +232,13 @@ def _fail(line: str) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Keep other libraries' bars and advice out of our output; their errors still come through."""
+    """Keep other libraries' bars, advice and telemetry out; their errors still come through."""
     for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):
         os.environ.setdefault(name, "error")
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
+    # TRL reports every training to the hub unless told not to; logs of tool calls are private.
+    for name in ("PROGRESS_BARS", "TELEMETRY"):
+        os.environ.setdefault(f"HF_HUB_DISABLE_{name}", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)

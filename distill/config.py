@@ -84,6 +84,8 @@ class TrainConfig(Config):
     """Passes over the training part."""
     batch_size: int = Field(16, ge=1)
     """Examples per optimiser step, over all processes together."""
+    micro_batch: int = Field(16, ge=1)
+    """Examples computed at once on one device; fewer need less memory and give the same step."""
     learning_rate: float = Field(5e-4, gt=0)
     """Peak learning rate, reached after `warmup` and then decayed to zero along a cosine."""
     warmup: float = Field(0.1, ge=0, lt=1)
@@ -95,7 +97,7 @@ class TrainConfig(Config):
     evaluations: int = Field(5, ge=1)
     """Evaluations on validation, and checkpoints, spread evenly over the run."""
     patience: int = Field(3, ge=1)
-    """Stop after this many evaluations without a better validation loss; the best is kept."""
+    """Stop after this many evaluations that did not improve; the best checkpoint is kept."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 where the GPU computes in it, else float32."""
 
@@ -172,7 +174,7 @@ class DecoderConfig(Config):
     revision: str | None = None
     """Commit or tag on the hub."""
     render: RenderConfig = RenderConfig()
-    train: TrainConfig = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-3)
+    train: TrainConfig = TrainConfig(epochs=2, batch_size=8, micro_batch=4, learning_rate=1e-3)
     lora: LoraConfig = LoraConfig()
     tools: Literal["none", "names", "signatures", "schemas"] = "signatures"
     """How the prompt words the offered tools: not at all (a fixed catalogue is learned by heart),

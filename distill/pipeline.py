@@ -148,7 +148,7 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     Raises:
         ConfigError: the run directory holds a run of another config or dataset.
     """
-    from accelerate import PartialState  # noqa: PLC0415
+    from accelerate.state import PartialState  # noqa: PLC0415
     from torch.cuda import is_available  # noqa: PLC0415
 
     from distill.training import Job, Parts, train  # noqa: PLC0415
@@ -176,7 +176,7 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
                 stale.unlink(missing_ok=True)
             write_json(run.manifest, _manifest(single, dataset, trained))
             shutil.rmtree(run.checkpoints, ignore_errors=True)
-    state.wait_for_everyone()
+    state.wait_for_everyone()  # type: ignore[no-untyped-call]
     return run
 
 

@@ -113,7 +113,7 @@ def decision_spans(text: str) -> list[tuple[int, int]]:
 
 
 class _ChosenLogProbability(LogitsProcessor):
-    """Keeps the greedy token's log-probability of every step: [batch] a step, not [batch, vocab]."""
+    """Keeps the greedy token's log-probability of every step, [batch], instead of [batch, vocab]."""
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []

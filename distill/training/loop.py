@@ -150,6 +150,9 @@ def training_arguments(
             f"{batch} examples cannot be shared by {processes} processes",
             "use a multiple of the number of processes",
         )
+    share = batch // processes
+    # The largest divisor within the limit, so that every micro-batch has the same weight.
+    micro = max(n for n in range(1, min(share, config.micro_batch) + 1) if share % n == 0)
     steps = max(1, round(config.epochs * (rows // batch)))
     interval = max(1, -(-steps // config.evaluations))
     bfloat16 = config.precision == "bfloat16" or (
@@ -160,8 +163,9 @@ def training_arguments(
         use_cpu=not use_gpu,
         bf16=bfloat16,
         max_steps=steps,
-        per_device_train_batch_size=batch // processes,
-        per_device_eval_batch_size=batch // processes,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        per_device_eval_batch_size=micro,
         dataloader_drop_last=True,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -242,7 +246,8 @@ def bucketed(trainer: type[Trainer]) -> type[Trainer]:
     class Bucketed(trainer):  # type: ignore[misc, valid-type]
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
             rows: Sequence[Row] = self.train_dataset if train_dataset is None else train_dataset
-            batch = self.args.per_device_train_batch_size * self.args.world_size
+            batch = self.args.train_batch_size * self.args.world_size
+            batch *= self.args.gradient_accumulation_steps
             lengths = [len(row["input_ids"]) for row in rows]
             return LengthBucketSampler(lengths, batch, self.args.seed)
 

@@ -85,6 +85,7 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
             gradient_checkpointing=False,
+            prediction_loss_only=True,
         ),
         train_dataset=ArrowDataset.from_list(train),
         eval_dataset=ArrowDataset.from_list(validation),
