@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sqlite3
 import sys
 import warnings
 from pathlib import Path
@@ -32,7 +33,12 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="key=value", help="Overrides of config keys.")
 ]
 
-_USERS_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+_INTERRUPTED = 130
+
+_USERS_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
 
 
 @app.command("import")
@@ -62,9 +68,9 @@ def import_(
             group_by=group_by,
             progress=lambda done, size: display("importing, bytes", done, size),
         )
-    out.print(f"{counts.traces} traces from {counts.lines} lines in {output}", highlight=False)
+    _say(f"{counts.traces} traces from {counts.lines} lines in {output}")
     for reason, count in [*counts.reasons.items(), *counts.notes.items()]:
-        out.print(f"  {count:>8}  {reason}", markup=False, highlight=False)
+        _say(f"  {count:>8}  {reason}")
 
 
 @app.command()
@@ -86,10 +92,10 @@ def build(
     table = Table("part", "examples", "groups")
     for part, counts in manifest["parts"].items():
         table.add_row(part, str(counts["examples"]), str(counts["groups"]))
-    out.print(table)
+    _show(table)
     for reason, count in manifest["dropped"].items():
-        out.print(f"  {count:>8}  {reason}", markup=False, highlight=False)
-    out.print(f"{output} (hash {manifest['hash'][:12]})", markup=False, highlight=False)
+        _say(f"  {count:>8}  {reason}")
+    _say(f"{output} (hash {manifest['hash'][:12]})")
 
 
 @app.command()
@@ -112,7 +118,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     if main:
         for seed in job.seeds:
             for router in job.routers:
-                out.print(str(pipeline.run_dir(job, router, seed).path), highlight=False)
+                _say(str(pipeline.run_dir(job, router, seed).path))
 
 
 @app.command()
@@ -129,8 +135,8 @@ def evaluate(
 
     with Display(err) as display:
         report = pipeline.evaluate_run(RunDir(run), display)
-    out.print(table(report))
-    out.print(str(RunDir(run).report), highlight=False)
+    _show(table(report))
+    _say(str(RunDir(run).report))
 
 
 @app.command()
@@ -148,8 +154,8 @@ def compare(
     from distill.runs import RunDir  # noqa: PLC0415
 
     report = compare_runs([RunDir(run) for run in runs], output, EvaluationConfig())
-    out.print(table(report))
-    out.print(str(output / "report.html"), highlight=False)
+    _show(table(report))
+    _say(str(output / "report.html"))
 
 
 @app.command()
@@ -169,8 +175,8 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
             display.step(step.name)
             step.do(display)
     folder = pipeline.comparison_dir(job)
-    out.print(table(read_json(folder / "report.json")))
-    out.print(f"Report: {(folder / 'report.html').resolve()}", highlight=False, soft_wrap=True)
+    _show(table(read_json(folder / "report.json")))
+    _say(f"Report: {(folder / 'report.html').resolve()}")
 
 
 @app.command()
@@ -191,9 +197,9 @@ def push(
     if dry_run:
         folder = output or RunDir(run).path / "push"
         for path in hub.prepare(RunDir(run), repo, folder):
-            out.print(str(path), highlight=False)
+            _say(str(path))
         return
-    out.print(hub.push(RunDir(run), repo, private=not public), highlight=False)
+    _say(hub.push(RunDir(run), repo, private=not public))
 
 
 @app.command("config")
@@ -210,20 +216,39 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code; a user's fault is one line, never a traceback."""
     _quiet_libraries()
     try:
-        app(arguments, standalone_mode=False)
+        if app(arguments, standalone_mode=False) == _INTERRUPTED:  # typer takes Ctrl-C itself
+            _interrupted()
     except InputError as error:
         _fail(str(error))
     except typer.TyperException as error:  # an unknown option or command, a missing argument
         err.print(error.format_message(), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        err.print("interrupted; the same command goes on from here", highlight=False)
-        sys.exit(130)
+    except KeyboardInterrupt:
+        _interrupted()
     except OSError as error:
         if error.errno not in _USERS_DISK:
             raise
         place = error.filename or "disk"
         _fail(f"{place}: {os.strerror(error.errno)}; mend that and run the same command again")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
+        _fail(f"disk: {error}; mend that and run the same command again")
+
+
+def _say(line: str) -> None:
+    """A result's line, whole whatever the width: paths are copied and piped."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(table: Table) -> None:
+    """A table; a file or a pipe has no width, and gets the cells whole."""
+    (out if out.is_terminal else Console(width=160)).print(table)
+
+
+def _interrupted() -> None:
+    err.print("interrupted; the same command goes on from here", highlight=False)
+    sys.exit(_INTERRUPTED)
 
 
 def _fail(line: str) -> None:

@@ -7,7 +7,8 @@ Secrets never stand in a config: they come from the environment.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,9 +17,11 @@ from distill.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, and a key that no field has is an error."""
+    """Base of all configs: frozen, finite, and a key that no field has is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class RenderConfig(Config):
@@ -126,7 +129,7 @@ class TfidfConfig(Config):
 
     kind: Literal["tfidf"] = "tfidf"
     render: RenderConfig = RenderConfig(first_chars=2000, turn_chars=600)
-    regularisation: list[float] = [1.0, 10.0, 100.0]
+    regularisation: list[Annotated[float, Field(gt=0)]] = Field([1.0, 10.0, 100.0], min_length=1)
     """Candidates for scikit-learn's C (inverse strength); the best on validation is kept."""
 
 
@@ -218,14 +221,36 @@ class RunConfig(Config):
         Field(min_length=1)
     )
     """The routers to train and compare, by name."""
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
     """Each seed makes its own split and its own training of every router."""
     evaluation: EvaluationConfig = EvaluationConfig()
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
     """Where training metrics go besides `log.jsonl`."""
 
+    @model_validator(mode="after")
+    def _names_distinct_folders(self) -> "RunConfig":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one of them comes twice")
+        if "dataset" in self.routers:
+            raise ValueError("routers: 'dataset' is the name of the dataset's folder")
+        return self
+
 
 C = TypeVar("C", bound=Config)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML where a key that comes twice is a fault, not a silent loss of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    problem = f"{key.value!r} stands in line {lines[key.value]} already"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -240,12 +265,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(path, f"cannot be read ({reason})", "give a config file") from None
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "unreadable"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "unreadable")
         raise ConfigError(place, f"not YAML ({problem})", "mend the line") from None
+    except (ValueError, RecursionError) as error:  # a date like 2020-13-45; a thousand brackets
+        raise ConfigError(path, f"not YAML ({error})", "mend or quote the value") from None
     if not isinstance(value, dict):
         raise ConfigError(path, "not a mapping of keys to values", "see configs/run/")
     return parse(value, path, RunConfig, overrides)
@@ -283,7 +310,7 @@ def _apply(value: dict[str, Any], override: str) -> None:
         node = child
     try:
         node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(key, f"{text!r} is not a YAML value", "quote it") from None
 
 
@@ -296,6 +323,13 @@ def _explain(error: ValidationError, place: object, kind: type[Config]) -> Confi
         return ConfigError(place, f"unknown key {path!r}", f"valid names: {', '.join(names)}")
     if fault["type"] == "missing":
         return ConfigError(place, f"{path!r} is missing", "add it")
+    if fault["type"] == "union_tag_not_found":
+        return ConfigError(
+            place, f"'{path}.kind' is missing", f"one of: {', '.join(_ROUTER_KINDS)}"
+        )
+    if fault["type"] == "union_tag_invalid":
+        unknown = f"{path}.kind: unknown kind {fault['ctx']['tag']!r}"
+        return ConfigError(place, unknown, f"one of: {', '.join(_ROUTER_KINDS)}")
     message = fault["msg"].removeprefix("Value error, ")
     return ConfigError(place, f"{path}: {message}", f"got {fault['input']!r}"[:300])
 
@@ -318,6 +352,8 @@ def _walk(root: Any, location: Iterable[int | str]) -> tuple[str, list[str]]:
         annotation = fields[part].annotation if part in fields else None
         if part == "routers":
             node = dict
+        elif get_origin(annotation) is UnionType:
+            node = {}  # its members' types stand in the path, too
         else:
             node = annotation if hasattr(annotation, "model_fields") else None
     return ".".join(keys), names

@@ -13,15 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 _PLAIN_SECONDS = 15.0
+_DONE_BEFORE_SECONDS = 1.0
 
 
 class Display:
     """Use as a context manager around the work; call `step` before each step of a job."""
 
     def __init__(self, console: Console, costs: Sequence[float] = (1.0,)) -> None:
-        self.console, self.costs = console, costs
-        self.index, self.name, self.fraction = -1, "", 0.0
-        self.started = self.printed = time.monotonic()
+        self.console, self.costs = console, list(costs)
+        self.index, self.fraction = -1, 0.0
+        self.started = self.printed = self.step_started = time.monotonic()
         self.bar = RichProgress(
             TextColumn("{task.fields[where]}"),
             TextColumn("{task.description}"),
@@ -34,7 +35,7 @@ class Display:
         self.task = self.bar.add_task("", where="", left="", total=None)
 
     def __enter__(self) -> "Display":
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self.bar.start()
         return self
 
@@ -44,20 +45,26 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        if self.console.is_interactive:
+            self.bar.stop()
 
     def step(self, name: str) -> None:
         """Begin the next step of the job."""
+        now = time.monotonic()
+        if self.index >= 0 and now - self.step_started < _DONE_BEFORE_SECONDS:
+            # Most likely done in an earlier session: it says nothing of how fast the rest will be.
+            self.costs[self.index] = 0.0
+        self.step_started = now
         self.index += 1
-        self.name, self.fraction = name, 0.0
-        if not self.console.is_terminal:
+        self.fraction = 0.0
+        if not self.console.is_interactive:
             self._plain(name)
         self.bar.update(self.task, where=self._where(), description=name, total=None, completed=0)
 
     def __call__(self, stage: str, done: int, total: int | None = None) -> None:
         self.fraction = done / total if total else 0.0
         left = self._left()
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self.bar.update(
                 self.task,
                 where=self._where(),

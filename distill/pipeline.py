@@ -9,11 +9,14 @@ made from the same config; so a killed job goes on where it stopped, and `distil
     <output>/<name>/comparison/                 report.{json,md,csv,html}
 """
 
+import hashlib
+import logging
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,14 @@ from distill import config as configs
 from distill.config import DataConfig, RunConfig
 from distill.dataset import Dataset, build, load_dataset
 from distill.dataset.vote import vote
-from distill.errors import ConfigError, DatasetError
+from distill.errors import ConfigError, DatasetError, MissingExtraError
 from distill.progress import Progress
-from distill.runs import RunDir, environment, new_folder, read_json, write, write_json
+from distill.runs import RunDir, environment, new_file, new_folder, read_json, write, write_json
+from distill.traces import read
+from distill.traces.rows import Tally
 from distill.types import Trace
+
+log = logging.getLogger(__name__)
 
 SAMPLE = "sample:orderdesk"
 
@@ -44,7 +51,13 @@ class Step:
 
 
 def steps(config: RunConfig) -> list[Step]:
-    """The pieces of `distill run`, in order; doing one that is done costs next to nothing."""
+    """The pieces of `distill run`, in order; doing one that is done costs next to nothing.
+
+    Raises:
+        MissingExtraError: a tracker is not installed.
+    """
+    for tracker in config.trackers:
+        _require_installed(tracker)
 
     def dataset(seed: int) -> Callable[[Progress], object]:
         return lambda progress: ensure_dataset(config, seed, progress)
@@ -66,6 +79,14 @@ def steps(config: RunConfig) -> list[Step]:
             plan.append(Step(f"evaluate {run}", cost, evaluate(router, seed)))
     plan.append(Step("compare", 3, lambda _: compare_all(config)))
     return plan
+
+
+def _require_installed(tracker: str) -> None:
+    # Not `find_spec`: it takes the folder `wandb` that earlier runs left here for the package.
+    try:
+        metadata.version(tracker)
+    except metadata.PackageNotFoundError:
+        raise MissingExtraError(tracker, "trackers") from None
 
 
 def run_dir(config: RunConfig, router: str, seed: int) -> RunDir:
@@ -91,8 +112,6 @@ def traces(config: DataConfig, on_reject: Callable[[int, str], None]) -> Iterato
         return sample_traces()
     if config.traces.startswith("sample:"):
         raise ConfigError("data.traces", f"no sample {config.traces!r}", f"use {SAMPLE}")
-    from distill.traces import read  # noqa: PLC0415
-
     return read(
         config.traces,
         format=config.format,
@@ -104,40 +123,101 @@ def traces(config: DataConfig, on_reject: Callable[[int, str], None]) -> Iterato
 
 
 def build_dataset(data: DataConfig, seed: int, out: Path, progress: Progress) -> dict[str, Any]:
-    """Build a dataset folder; rejected lines go to `<out>.rejected.jsonl`. Returns its manifest."""
-    rejected: list[dict[str, Any]] = []
+    """Build a dataset folder and return its manifest.
 
-    def reject(line: int, reason: str) -> None:
-        rejected.append({"line": line, "reason": reason})
+    Rejected lines go to `<out>.rejected.jsonl`, also when no dataset comes of the rest.
 
-    manifest = build(
-        traces(data, reject),
-        data,
-        seed,
-        out,
-        source=data.traces,
-        progress=lambda stage, done: progress(f"dataset: {stage}", done),
-    )
+    Raises:
+        DatasetError: no usable dataset, or `out` is there and is something else.
+        TraceError: the traces cannot be read.
+    """
+    _require_replaceable(out)
     beside = out.with_name(f"{out.name}.rejected.jsonl")
-    if rejected:
-        write(beside, b"".join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in rejected))
-        reasons = Counter(entry["reason"] for entry in rejected).most_common(3)
-        why = ", ".join(f"{reason}: {count}" for reason, count in reasons)
-        progress(f"{len(rejected)} lines rejected ({why}), see {beside}", len(rejected))
-    else:
-        beside.unlink(missing_ok=True)
+    manifest: dict[str, Any] | None = None
+    fault: DatasetError | None = None
+    with new_file(beside) as file:
+
+        def reject(line: int, reason: str) -> None:
+            entry = {"line": line, "reason": reason}
+            file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+
+        tally = Tally(reject)
+        try:
+            manifest = build(
+                traces(data, tally.reject),
+                data,
+                seed,
+                out,
+                source=data.traces,
+                progress=lambda stage, done: progress(f"dataset: {stage}", done),
+            )
+        except DatasetError as error:
+            fault = error
+    if not tally.rejected:
+        beside.unlink()
+    reasons = "; ".join(
+        f"{count} times: {reason}" for reason, count in tally.reasons.most_common(3)
+    )
+    if fault is not None and tally.rejected:
+        why = f"{fault.fault}; {tally.rejected} lines were rejected ({reasons})"
+        raise DatasetError(fault.place, why, f"see {beside}; else {fault.cure}")
+    if fault is not None:
+        raise fault
+    if tally.rejected:
+        log.warning("%d lines rejected (%s), see %s", tally.rejected, reasons, beside)
+    assert manifest is not None
     return manifest
 
 
+def _require_replaceable(out: Path) -> None:
+    """Raise DatasetError where writing a dataset folder would delete something else."""
+    ours = (out / "manifest.json").is_file() and (out / "catalogues.jsonl").is_file()
+    if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
+        raise DatasetError(out, "is there and is no dataset folder", "name another folder")
+
+
 def ensure_dataset(config: RunConfig, seed: int, progress: Progress) -> Dataset:
-    """The dataset of a seed, built if it is not there or was made from another data config."""
+    """The dataset of a seed, built where it is missing or was built from other data.
+
+    Raises:
+        DatasetError: it was built from other data, and a run is trained on it.
+    """
     path = dataset_dir(config, seed)
     if (path / "manifest.json").is_file():
-        made_from = read_json(path / "manifest.json")["config"]
-        if made_from == config.data.model_dump(mode="json"):
-            return load_dataset(path)
+        dataset = load_dataset(path)
+        if _is_built_from(dataset.manifest, config.data):
+            return dataset
+        for beside in sorted(path.parent.glob(f"*-s{seed}")):
+            if beside != path and _has_begun(RunDir(beside)):
+                raise DatasetError(
+                    path,
+                    f"{beside.name} is trained on it, and now data or traces are others",
+                    f"give the job another name=, or delete {path.parent}",
+                )
     build_dataset(config.data, seed, path, progress)
     return load_dataset(path)
+
+
+def _is_built_from(manifest: dict[str, Any], data: DataConfig) -> bool:
+    """Whether a dataset was built from these settings and traces; traces that are gone count."""
+    recorded, file = manifest["source"]["sha256"], Path(data.traces)
+    if manifest["config"] != data.model_dump(mode="json"):
+        return False
+    if recorded is None or not file.is_file():
+        return True
+    facts = file.stat()
+    return bool(recorded == _sha256(file, facts.st_mtime_ns, facts.st_size))
+
+
+@lru_cache(maxsize=8)
+def _sha256(file: Path, modified_ns: int, size: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _has_begun(run: RunDir) -> bool:
+    """Whether there is training in the run that another config or dataset must not continue."""
+    return run.whole or (run.checkpoints.is_dir() and any(run.checkpoints.iterdir()))
 
 
 def train_router(config: RunConfig, router: str, seed: int, progress: Progress) -> RunDir:
@@ -146,7 +226,8 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     Under `accelerate launch` every process calls this; the main one alone writes.
 
     Raises:
-        ConfigError: the run directory holds a run of another config or dataset.
+        ConfigError: the run directory holds a run of another config.
+        DatasetError: no dataset, or the run was trained on another one.
     """
     from accelerate.state import PartialState  # noqa: PLC0415
     from torch.cuda import is_available  # noqa: PLC0415
@@ -161,8 +242,8 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     done = _is_done(run, single, dataset)
     if state.is_main_process and configs.dump(single) != _text(run.config):
         # What may differ here is how the router is measured, so an old report no longer holds.
-        write(run.config, configs.dump(single))
         run.report.unlink(missing_ok=True)
+        write(run.config, configs.dump(single))
     if done:
         return run
     train_part, validation = (vote(dataset.examples(part)) for part in ("train", "validation"))
@@ -186,7 +267,7 @@ def _text(path: Path) -> str | None:
 
 def _is_done(run: RunDir, single: RunConfig, dataset: Dataset) -> bool:
     """Whether the run is whole; raises when what is there comes from something else."""
-    if run.config.is_file():
+    if run.config.is_file() and _has_begun(run):
         before = configs.load(run.config)
         if _identity(before) != _identity(single):
             raise ConfigError(
@@ -248,7 +329,7 @@ def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
         return report
     single = configs.load(run.config)
     (seed,) = single.seeds
-    dataset = load_dataset(run.path.parent / dataset_dir(single, seed).name)
+    dataset = load_dataset(run.path.resolve().parent / dataset_dir(single, seed).name)
     manifest = read_json(run.manifest)
     if dataset.manifest["hash"] != manifest["dataset"]["hash"]:
         raise DatasetError(dataset.path, "is not what the run was trained on", "train it again")

@@ -8,6 +8,7 @@ server is sent the same text that training saw, and nothing is left to a tokeniz
 This module knows nothing of tokenizers or models: token counts come in as a function.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ REPLY_COMPLETION = "reply"
 
 T = TypeVar("T")
 
-_SHRINK_STEPS = 5
+_TAG = re.compile(r"<(/?tool_call>)")
 _FLAT_JSON = str.maketrans({'"': None, "{": None, "}": None, "\n": " "})
 
 
@@ -31,8 +32,10 @@ def cut(text: str, limit: int) -> str:
     """Keep at most `limit` characters: two thirds from the front, the rest from the back."""
     if len(text) <= limit:
         return text
-    head = max(1, limit * 2 // 3)
-    tail = max(0, limit - head - 1)
+    if limit < 1:
+        return ""
+    head = limit * 2 // 3
+    tail = limit - head - 1
     return f"{text[:head]}…{text[len(text) - tail :]}"
 
 
@@ -123,28 +126,37 @@ def _chat_json(message: Message) -> dict[str, Any]:
     return value
 
 
-def fit(render: Callable[[float], T], count: Callable[[T], int], limit: int) -> T:
+def fit(render: Callable[[float], T], count: Callable[[T], int], limit: int, steps: int = 5) -> T:
     """Render at ever smaller scales until `count` (tokens) is at most `limit`.
 
-    The last and smallest rendering is returned even when it is still too long: only a tool list
-    alone can make it so, and cutting that is the caller's decision.
+    Args:
+        steps: scales tried, each 0.7 of the one before. The default keeps a quarter of the
+            conversation, since beside a tool list that alone is too long, less would not help.
+
+    The last and smallest rendering is returned even when it is still too long.
     """
-    for step in range(_SHRINK_STEPS):
+    for step in range(steps):
         rendered = render(0.7**step)
         if count(rendered) <= limit:
             break
     return rendered
 
 
+TEXT_STEPS = 12
+"""`fit`'s steps for `render_text`, which holds no tools: down to a few characters a message, so
+that even a script of one token a character is never left to a tokenizer's truncation."""
+
+
 def completion(label: Decision, tools: Sequence[ToolSpec]) -> str:
     """What a decoder is taught to write: Hermes-style `<tool_call>` objects, or `reply`.
 
     Arguments follow the schema's order, so that one call has one spelling
-    (NousResearch/Hermes-Function-Calling; vLLM's `hermes` tool parser reads it).
+    (NousResearch/Hermes-Function-Calling; vLLM's `hermes` tool parser reads it). A tag within an
+    argument is escaped, so that it cannot end the call.
     """
     specs = {tool.name: tool for tool in tools}
     calls = [_ordered(call, specs.get(call.name)) for call in label.calls]
-    bodies = (orjson.dumps(call).decode() for call in calls)
+    bodies = (_TAG.sub(r"\\u003c\1", orjson.dumps(call).decode()) for call in calls)
     return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies) or REPLY_COMPLETION
 
 

@@ -5,6 +5,7 @@
         checkpoints/    what a killed training resumes from; emptied when the run is whole
         router/         the router folder
         log.jsonl       one line per logged step
+        tensorboard/    its event files, when that tracker was asked for
         report.json     the evaluation
         manifest.json   what the run was made from; written last, so its existence means "whole"
 

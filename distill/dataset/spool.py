@@ -37,7 +37,7 @@ CREATE TABLE trace (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE catalogue (hash TEXT PRIMARY KEY, tools BLOB, used INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE example (
     id INTEGER PRIMARY KEY, grp TEXT, trace TEXT, n INTEGER, teacher TEXT,
-    context BLOB, tools BLOB, label BLOB, decision TEXT
+    context BLOB, conversation BLOB, tools BLOB, label BLOB, decision TEXT
 );
 CREATE TABLE payload (
     id INTEGER PRIMARY KEY, name TEXT, messages TEXT, catalogue TEXT, label TEXT,
@@ -104,14 +104,15 @@ class Spool:
             number, end = example.id.rpartition("#")[2], len(example.context.messages)
             calls = example.label.calls
             added = self._db.execute(
-                "INSERT INTO example (grp, trace, n, teacher, context, tools, label, decision)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO example (grp, trace, n, teacher, context, conversation, tools, label,"
+                " decision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     trace.group,
                     trace.id,
                     int(number),
                     trace.teacher,
                     join_keys(names, keys[:end]),
+                    join_keys(b"", keys[:end]),
                     names,
                     label_key(example.label),
                     orjson.dumps(example.label.tools).decode(),
@@ -137,8 +138,11 @@ class Spool:
         self._db.execute("INSERT OR IGNORE INTO opening VALUES (?, ?)", [flat, trace.group])
 
     def observations(self, *, by_teacher: bool) -> Iterator[list[int]]:
-        """Per context: how often each distinct tool multiset was observed."""
-        keys = "teacher, context" if by_teacher else "'', context"
+        """Per conversation so far: how often each distinct tool multiset was observed.
+
+        Whatever else was on offer: some sets record one task under several tool lists.
+        """
+        keys = "teacher, conversation" if by_teacher else "'', conversation"
         rows = self._db.execute(
             f"SELECT {keys}, decision, count(*) FROM example GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
         )

@@ -4,17 +4,26 @@ Where the teacher answers one context in several ways, routers learn the label i
 Test parts keep every label, since there the teacher's wavering is part of what is measured.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
-from distill.dataset.points import context_key
+from distill.dataset.points import context_key, label_key
 from distill.types import Example
 
 
 def vote(examples: Iterable[Example]) -> list[Example]:
-    """Keep, of the examples that share a context, the heaviest; ties go to the first."""
-    best: dict[bytes, Example] = {}
+    """Keep one example per context: the first with the label of the greatest total weight.
+
+    Its weight becomes that total; among equal totals the label that came first wins. Contexts stay
+    in the order of their first example.
+    """
+    answers: dict[bytes, dict[bytes, list[Example]]] = defaultdict(lambda: defaultdict(list))
     for example in examples:
-        key = context_key(example.context)
-        if key not in best or example.weight > best[key].weight:
-            best[key] = example
-    return list(best.values())
+        answers[context_key(example.context)][label_key(example.label)].append(example)
+    kept = []
+    for labels in answers.values():
+        totals = {key: sum(example.weight for example in same) for key, same in labels.items()}
+        winner = max(totals, key=totals.__getitem__)
+        kept.append(replace(labels[winner][0], weight=totals[winner]))
+    return kept

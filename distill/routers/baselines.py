@@ -44,11 +44,11 @@ class MajorityRouter(ClassifierRouter):
 
 
 def vectorizers() -> dict[str, TfidfVectorizer]:
-    """Unfitted word 1-2-gram and character 2-5-gram vectorizers, sublinear term frequencies."""
+    """Unfitted word 1-2-gram and character 2-4-gram vectorizers, sublinear term frequencies."""
     return {
-        "words": TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1),
+        "words": TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
         "characters": TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=2
+            analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=3
         ),
     }
 

@@ -30,11 +30,11 @@ from distill.errors import ModelError
 from distill.render import Chat, fit, render_chat
 from distill.routers import pretrained
 from distill.routers.folder import RouterFile, require_files
-from distill.types import REPLY, Context, Decision, ToolCall
+from distill.types import Context, Decision, ToolCall
 
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
-_NAME = re.compile(r'"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_NAME = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _BATCH = 16
 
 
@@ -99,13 +99,14 @@ def decision_spans(text: str) -> list[tuple[int, int]]:
     """The character spans of a completion that settle which tools it calls.
 
     For a reply all of it; for calls each opening up to the end of the tool's name, and all after
-    the last call (where another one could have begun). Arguments are left out.
+    the last call (where another one could have begun). Arguments are left out, unless they stand
+    before the name. The end token counts as the character after the text.
     """
     if "<tool_call>" not in text:
-        return [(0, len(text))]
+        return [(0, len(text) + 1)]
     spans, end = [], 0
     for opening in re.finditer(r"<tool_call>", text):
-        name = _NAME.search(text, opening.end())
+        name = _NAME.match(text, opening.end())
         close = text.find("</tool_call>", opening.end())
         spans.append((end, name.end() if name else len(text)))
         end = len(text) if close < 0 else close + len("</tool_call>")
@@ -113,7 +114,7 @@ def decision_spans(text: str) -> list[tuple[int, int]]:
 
 
 class _ChosenLogProbability(LogitsProcessor):
-    """Keeps the greedy token's log-probability of every step, [batch], instead of [batch, vocab]."""
+    """Keeps the greedy token's log-probability of each step: [batch] instead of [batch, vocab]."""
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
@@ -202,7 +203,7 @@ class DecoderRouter:
             if any(start < high and stop > low for low, high in spans)
         )
         confidence = min(1.0, float(torch.tensor(total, dtype=torch.float64).exp()))
-        scores = dict.fromkeys(parsed.tools, confidence) or {REPLY: confidence}
+        scores = dict.fromkeys(parsed.tools, confidence)
         return Decision(parsed.action, parsed.calls, confidence, scores)
 
     def _text(self, ids: list[int]) -> str:
@@ -216,7 +217,8 @@ class DecoderRouter:
             # PEFT records where the base lay on this machine; a reader needs its public name.
             adapter.base_model_name_or_path = base.get("origin")
             adapter.revision = base.get("revision")
-        self.model.save_pretrained(str(path), safe_serialization=True)
+        # Left to decide about embeddings by itself, PEFT asks the hub for the base's config.
+        self.model.save_pretrained(str(path), save_embedding_layers=False)
         # PEFT adds a card with empty headings; ours is made from the report when it is pushed.
         (path / "README.md").unlink(missing_ok=True)
         self.tokenizer.save_pretrained(path)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.config import EncoderConfig
-from distill.render import fit, render_text
+from distill.render import TEXT_STEPS, fit, render_text
 from distill.routers import pretrained
 from distill.routers.classifier import ClassifierRouter
 from distill.routers.folder import RouterFile, require_files
@@ -151,4 +151,5 @@ def encoder_text(
         lambda scale: render_text(context, config.render, scale),
         lambda text: len(cast(list[int], tokenizer(text, verbose=False)["input_ids"])),
         config.max_tokens,
+        TEXT_STEPS,
     )

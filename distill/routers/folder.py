@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from distill.chat import digest, parse_tools, tool_json
 from distill.config import (
@@ -103,10 +104,19 @@ def read_router_file(folder: Path) -> RouterFile:
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:
-    """Raise RouterError naming the first file that a router folder lacks."""
+    """Raise RouterError naming the first file that is missing, or is weights cut off."""
     for name in names:
         if not (folder / name).is_file():
             raise RouterError(folder / name, "missing", "copy the whole router folder")
+        if name.endswith(".safetensors"):
+            try:
+                # Opening checks the header, and that it accounts for every byte of the file.
+                with safe_open(folder / name, framework="numpy"):
+                    pass
+            except SafetensorError as error:
+                raise RouterError(
+                    folder / name, f"damaged ({error})", "copy the folder again"
+                ) from None
 
 
 def load_router(path: str | Path) -> Router:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -164,20 +166,25 @@ def load_encoder(base: BaseModel) -> PreTrainedModel:
 
 
 def load_decoder(base: BaseModel, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The base model as a causal LM."""
+    """The base model as a causal LM, without the decoding settings that came with it.
+
+    A repetition penalty, as some chat models ship it, would speak against every tool and argument
+    that the prompt has already named.
+    """
     loaded = _load(
         base,
         lambda: AutoModelForCausalLM.from_pretrained(
             base.source, revision=base.revision, dtype=dtype, use_safetensors=True
         ),
     )
+    loaded.generation_config = GenerationConfig()
     return cast(PreTrainedModel, loaded)
 
 
 def _load(base: BaseModel, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             base.name,
             f"cannot be loaded ({str(error).splitlines()[0]})",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from distill.config import RnnConfig
-from distill.render import fit, render_text
+from distill.render import TEXT_STEPS, fit, render_text
 from distill.routers.classifier import ClassifierRouter
 from distill.routers.folder import RouterFile, require_files
 from distill.routers.labels import Probabilities
@@ -89,6 +89,7 @@ class RnnRouter(ClassifierRouter):
             lambda scale: render_text(context, self.config.render, scale),
             lambda text: len(self.tokenizer.encode(text).ids),
             self.config.max_tokens,
+            TEXT_STEPS,
         )
 
     def tokens(self, text: str) -> list[int]:

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import hstack
+from scipy.sparse import csr_matrix, hstack
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from distill.config import MajorityConfig, TfidfConfig
+from distill.errors import DatasetError
 from distill.routers.baselines import MajorityRouter, TfidfRouter, tfidf_text, vectorizers
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
@@ -47,7 +48,12 @@ def _fit_tfidf(config: TfidfConfig, job: Job) -> TfidfRouter:
     texts = [tfidf_text(example.context, config) for example in job.parts.train]
     targets = [labels.index(example.label) for example in job.parts.train]
     features = vectorizers()
-    matrix = hstack([vectorizer.fit_transform(texts) for vectorizer in features.values()]).tocsr()
+    try:
+        columns = [vectorizer.fit_transform(texts) for vectorizer in features.values()]
+    except ValueError as error:
+        fault = f"{len(texts)} examples leave no terms to learn from ({error})"
+        raise DatasetError("training part", fault, "give more traces") from None
+    matrix = hstack(columns).tocsr()
     candidates = []
     for i, strength in enumerate(config.regularisation):
         job.progress(f"training {job.run.path.name}", i, len(config.regularisation))
@@ -57,9 +63,12 @@ def _fit_tfidf(config: TfidfConfig, job: Job) -> TfidfRouter:
 
 
 def _fit(
-    matrix: object, targets: Sequence[int | None], strength: float, seed: int
+    matrix: csr_matrix, targets: Sequence[int | None], strength: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    model = LogisticRegression(C=strength, max_iter=1000, random_state=seed)
+    if len(set(targets)) == 1:  # scikit-learn refuses what needs no learning
+        return np.zeros((1, matrix.shape[1])), np.zeros(1)
+    # A tighter tolerance costs minutes with dozens of classes and changes no validation accuracy.
+    model = LogisticRegression(C=strength, max_iter=200, tol=1e-3, random_state=seed)
     with warnings.catch_warnings():
         # A regularisation too weak to converge is a candidate that validation will judge.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -66,6 +66,8 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
     )
     assert isinstance(best, PeftModel)
     merged: Any = best.merge_and_unload()
+    # The folder holds all weights: where the base lay on this machine is nobody's business.
+    config = config.model_copy(update={"model": base.name})
     file = RouterFile(config, job.parts.catalogue, labels, base.describe())
     router = EncoderRouter(file, tokenizer, merged.cpu())
     return Trained(router, _count(merged), trainable, seconds)
@@ -105,6 +107,7 @@ def _train(
     train = [row(example) for example in job.parts.train]
     # A decision that training never saw has no class; it is counted as wrong only in the report.
     known = [example for example in job.parts.validation if labels.index(example.label) is not None]
+    loop.require_validation(known)
     log, callbacks = loop.callbacks(job, config)
     trainer = loop.bucketed(Trainer)(
         model=model,

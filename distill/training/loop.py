@@ -6,6 +6,7 @@ and ends at the weights of an unbroken one; with several processes each step see
 as with one. This module knows nothing of routers or datasets, only of rows with `input_ids`.
 """
 
+import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,23 +19,26 @@ from torch import nn
 from torch.utils.data import Sampler
 from transformers import (
     EarlyStoppingCallback,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from distill.config import TrainConfig
-from distill.errors import ConfigError
-from distill.runs import RunDir, write
+from distill.errors import ConfigError, DatasetError, MissingExtraError, RouterError
+from distill.runs import RunDir, read_json, write
 from distill.training.job import Job
 
 Row = dict[str, Any]
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 _BATCHES_SORTED_TOGETHER = 20
+_STATE = "trainer_state.json"
 
 
 class LengthBucketSampler(Sampler[int]):
@@ -155,18 +159,14 @@ def training_arguments(
     micro = max(n for n in range(1, min(share, config.micro_batch) + 1) if share % n == 0)
     steps = max(1, round(config.epochs * (rows // batch)))
     interval = max(1, -(-steps // config.evaluations))
-    bfloat16 = config.precision == "bfloat16" or (
-        config.precision == "auto" and use_gpu and torch.cuda.is_bf16_supported()
-    )
     return kind(
         output_dir=str(job.run.checkpoints),
         use_cpu=not use_gpu,
-        bf16=bfloat16,
+        bf16=in_bfloat16(config),
         max_steps=steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro,
         per_device_eval_batch_size=micro,
-        dataloader_drop_last=True,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -188,16 +188,47 @@ def training_arguments(
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         label_names=["labels"],
-        report_to=list(job.trackers),
+        report_to=[tracker for tracker in job.trackers if tracker != "tensorboard"],
+        run_name=f"{job.run.path.parent.name}/{job.run.path.name}",
         disable_tqdm=True,
         **extra,
     )
 
 
+def in_bfloat16(config: TrainConfig) -> bool:
+    """Whether training computes in bfloat16; trained weights stay in float32."""
+    if config.precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
+
+
 def callbacks(job: Job, config: TrainConfig) -> tuple[_RunLog, list[TrainerCallback]]:
-    """The run's log, and all callbacks of a trainer (the log among them)."""
+    """The run's log, and all callbacks of a trainer (the log among them).
+
+    Raises:
+        MissingExtraError: a tracker is not installed.
+    """
+    for tracker in job.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise MissingExtraError(tracker, f"trackers: {tracker}")
     log = _RunLog(job)
-    return log, [log, EarlyStoppingCallback(early_stopping_patience=config.patience)]
+    made = [log, EarlyStoppingCallback(early_stopping_patience=config.patience)]
+    if "tensorboard" in job.trackers:
+        board: Any = TensorBoardCallback()
+        # Its default lies among the checkpoints, which are removed when the run is whole.
+        board.logging_dir = str(job.run.path / "tensorboard")
+        made.append(board)
+    return log, made
+
+
+def require_validation(rows: Sequence[object]) -> None:
+    """Raise DatasetError where there is nothing to choose the best checkpoint by."""
+    if not rows:
+        raise DatasetError(
+            "data.split.validation",
+            "no validation examples, by which the best checkpoint is chosen",
+            "raise it, or take another seed",
+        )
 
 
 def optimizer(model: nn.Module, config: TrainConfig, head: float | None = None) -> Any:
@@ -222,22 +253,38 @@ def optimizer(model: nn.Module, config: TrainConfig, head: float | None = None) 
     )
 
 
-def last_whole_checkpoint(run: RunDir) -> str | None:
+def last_whole_checkpoint(run: RunDir) -> Path | None:
     """The newest checkpoint that was written to its end; half-written ones are removed."""
     while run.checkpoints.is_dir():
-        newest: str | None = get_last_checkpoint(str(run.checkpoints))
-        # transformers writes the trainer's state last.
-        if newest is None or (Path(newest) / "trainer_state.json").is_file():
-            return newest
-        shutil.rmtree(newest)
+        newest = get_last_checkpoint(str(run.checkpoints))
+        if newest is None:
+            break
+        try:
+            read_json(Path(newest) / _STATE)  # transformers writes it last
+        except RouterError:
+            shutil.rmtree(newest)
+        else:
+            return Path(newest)
     return None
 
 
 def fit(trainer: Trainer, run: RunDir) -> nn.Module:
     """Train, from the last checkpoint if there is one, and return the best model, unwrapped."""
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(run))
+    trainer.remove_callback(PrinterCallback)  # it prints every log line as a Python dictionary
+    with trainer.accelerator.main_process_first():
+        checkpoint = last_whole_checkpoint(run)
+    if checkpoint is not None and _is_last(checkpoint):
+        # No epoch is left, so that `train` only loads the best checkpoint.
+        trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     best: nn.Module = trainer.accelerator.unwrap_model(trainer.model)
     return best
+
+
+def _is_last(checkpoint: Path) -> bool:
+    """Whether training stopped at this checkpoint: at its last step, or early."""
+    callbacks = read_json(checkpoint / _STATE)["stateful_callbacks"]
+    return bool(callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
 def bucketed(trainer: type[Trainer]) -> type[Trainer]:

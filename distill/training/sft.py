@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from datasets.arrow_dataset import Dataset as ArrowDataset
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
@@ -46,7 +47,7 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
     """A LoRA adapter on the base model.
 
     Raises:
-        DatasetError: no training example's completion fits `max_new_tokens`.
+        DatasetError: no completion of the training or the validation part fits `max_new_tokens`.
     """
     set_seed(job.seed)
     base = pretrained.resolve(config.model, config.revision)
@@ -62,8 +63,11 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
     validation = _rows(
         _sample(job.parts.validation, config.max_examples, job.seed), prompts, config, job.progress
     )
+    loop.require_validation(validation)
+    # Frozen weights are kept as they are computed with; PEFT keeps the adapter's in float32.
+    dtype = torch.bfloat16 if loop.in_bfloat16(config.train) else torch.float32
     model = get_peft_model(
-        pretrained.load_decoder(base),
+        pretrained.load_decoder(base, dtype),
         PeftLoraConfig(
             r=config.lora.rank,
             lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
@@ -115,4 +119,8 @@ def _rows(
     left_out = len(rows) - len(fitting)
     if left_out:
         progress(f"left out, label over {config.max_new_tokens} tokens", left_out, len(rows))
+    too_long = sum(r["labels"].count(IGNORED) > config.max_tokens for r in fitting)
+    if too_long:
+        # Their tools alone fill the prompt; routing will read these contexts in full length too.
+        progress(f"prompts over {config.max_tokens} tokens, kept", too_long, len(fitting))
     return fitting

@@ -17,6 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from machine import describe
+
 from distill.config import DataConfig
 from distill.dataset import build
 from distill.runs import hardware, write_json
@@ -114,7 +116,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
     args = parser.parse_args()
     machine = hardware()
-    print(f"{machine['cpu']}, {machine['cores']} cores")
+    print(describe(machine))
     print("   traces  examples  traces/s  peak MiB     time   memory")
     rows: list[dict[str, Any]] = []
     for n in args.sizes:

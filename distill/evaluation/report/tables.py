@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +28,7 @@ _HEADINGS = [
     "Parameters",
     "Training",
 ]
+_SHORT = ["Router", "Tool acc.", "Call acc.", "Macro F1", "p50", "Per s", "Params", "Train"]
 _ESTIMATES = {
     "tool_accuracy": ("tool_accuracy",),
     "call_accuracy": ("call_accuracy",),
@@ -51,12 +53,17 @@ _SINGLE = {
 
 
 def table(report: Report) -> Table:
-    """The table that the terminal shows: a row per router, then the teacher."""
-    shown = Table()
-    for i, heading in enumerate(_HEADINGS):
-        shown.add_column(heading, justify="right" if i else "left", no_wrap=not i)
-    for row in rows(report):
-        shown.add_row(*(Text(cell) for cell in row))  # Text: names are no markup
+    """The table that the terminal shows: a row per router, then the teacher.
+
+    Intervals stand under their values, so that the table fits 80 columns.
+    """
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for i, heading in enumerate(_SHORT):
+        shown.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    *routers, (_, *teacher) = rows(report)
+    for row in [*routers, ["teacher", *teacher]]:
+        cells = (cell.replace(" [", "\n").rstrip("]").replace(" to ", "–") for cell in row)
+        shown.add_row(*map(Text, cells))  # Text: names are no markup
     return shown
 
 

@@ -1,0 +1,371 @@
+"""What a GPU makes of encoder and decoder: training speed, accuracy, decisions per second.
+
+On a dataset folder, with the project's own training code, in bfloat16 where the card computes in it
+and with the fused attention that torch brings (scaled-dot-product attention). In turn:
+
+    peak      matrix multiplication of this card in the training's number format
+    encoder   steady training speed; then training as long as the minutes allow; test accuracy
+    decoder   the same; its decisions per second through transformers' `generate`
+    vllm      the decoder's decisions per second through vLLM, and how often the two agree
+
+A part whose packages are missing is skipped with a line that names them; the others run. Padding
+is printed because it is all that packing could save: batches hold rows of similar length, so a few
+percent are left, less than the block mask would cost that packed rows need without a flash kernel.
+Models with random weights stand in where no others are at hand: `random:22m` and `random:110m`
+(encoder), `random:135m`, `random:600m` and `random:1.7b` (decoder). Their speeds hold, their
+accuracies mean nothing. The last line of stdout is one JSON object with all figures.
+
+Exit 0: done, though perhaps with parts skipped; 1: a part failed; 2: no GPU or no dataset.
+
+Example:
+    distill build traces.jsonl.gz -o dataset
+    python scripts/bench/gpu.py dataset --decoder HuggingFaceTB/SmolLM2-135M-Instruct --minutes 8
+"""
+
+import argparse
+import importlib.util
+import json
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+# Only the standard library above: what is not installed is said where it is needed.
+
+NEEDS = {
+    "dataset": [
+        *("numpy", "pydantic", "yaml", "orjson", "datasets", "jsonschema", "referencing"),
+        *("datasketch", "transformers", "accelerate", "jinja2", "zstandard"),
+    ],
+    "encoder": ["peft", "safetensors"],
+    "decoder": ["peft", "safetensors", "trl"],
+    "vllm": ["vllm"],
+}
+"""Packages by part, as they are imported; all parts but the peak need those of `dataset`."""
+
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+
+SPEED_STEPS = 30
+GENERATED_TOGETHER = 64
+
+Part = Callable[[], dict[str, Any]]
+
+
+class Skip(Exception):  # noqa: N818  (it is no error)
+    """Why a part has nothing to do."""
+
+
+def require_installed(packages: Sequence[str]) -> None:
+    """Raise Skip naming those that are missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " ".join(DISTRIBUTIONS.get(name, name) for name in missing)
+        raise Skip(f"not installed: {names} (pip install {names})")
+
+
+class Bench:
+    """One run of the script: its arguments, its clock, and what was found so far."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.args, self.folder = args, folder
+        self.started = time.monotonic()
+        self.figures: dict[str, Any] = {}
+        self.parts: Any = None
+        self.test: list[Any] = []
+        self.decisions: list[Any] = []
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return float(self.args.minutes * 60 - (time.monotonic() - self.started))
+
+    def do(self, name: str, part: Part) -> None:
+        """Do a part, or note why not: a fault in one must not cost the figures of the others."""
+        start = time.monotonic()
+        try:
+            require_installed(NEEDS.get(name, []))
+            figures = part()
+        except Skip as reason:
+            figures = {"skipped": str(reason)}
+        except ModuleNotFoundError as error:
+            figures = {"skipped": f"not installed: {error.name}"}
+        except Exception as error:
+            traceback.print_exc()
+            figures = {"failed": f"{type(error).__name__}: {error}"}
+        figures["seconds"] = round(time.monotonic() - start, 1)
+        self.figures[name] = figures
+        for key, value in figures.items():
+            print(f"{name:<8} {key:<22} {_shown(value)}", flush=True)
+
+    def all(self) -> None:
+        """Every part in turn."""
+        self.do("peak", self.peak)
+        self.do("dataset", self.dataset)
+        self.do("encoder", self.encoder)
+        self.do("decoder", self.decoder)
+        self.do("vllm", self.vllm)
+
+    def peak(self) -> dict[str, Any]:
+        from machine import matmul_peak  # noqa: PLC0415
+
+        dtype = "bfloat16" if self.precision() == "bfloat16" else "float32"
+        size = 256 if self.args.dry_run_on_cpu else 8192
+        return {"dtype": dtype, "tflops_per_s": matmul_peak(dtype, size, repeats=20) / 1e12}
+
+    def precision(self) -> str:
+        """The training's number format; a dry run takes the GPU's way through the code."""
+        import torch  # noqa: PLC0415
+
+        able = self.args.dry_run_on_cpu or torch.cuda.is_bf16_supported()
+        return "bfloat16" if able else "float32"
+
+    def dataset(self) -> dict[str, Any]:
+        """Open the dataset, and draw the test examples that will be decided."""
+        from training import training_parts  # noqa: PLC0415
+
+        from distill.dataset import load_dataset  # noqa: PLC0415
+        from distill.runs import environment  # noqa: PLC0415
+
+        dataset = load_dataset(self.args.dataset)
+        self.parts = training_parts(dataset)
+        test = list(dataset.examples("test"))
+        self.test = random.Random(0).sample(test, min(len(test), self.args.test_examples))
+        return {
+            "hash": dataset.manifest["hash"],
+            "train_examples": len(self.parts.train),
+            "test_examples": len(self.test),
+            "tools": len(self.parts.catalogue),
+            "environment": environment(),
+        }
+
+    def encoder(self) -> dict[str, Any]:
+        self._require_dataset()
+        from distill.config import EncoderConfig  # noqa: PLC0415
+
+        return self._train(EncoderConfig(model=self._model("encoder")), 64, share=0.25)
+
+    def decoder(self) -> dict[str, Any]:
+        self._require_dataset()
+        from distill.config import DecoderConfig  # noqa: PLC0415
+
+        return self._train(DecoderConfig(model=self._model("decoder")), 32, share=0.4)
+
+    def vllm(self) -> dict[str, Any]:
+        """The trained decoder's prompts and adapter, given to vLLM as they are."""
+        import gc  # noqa: PLC0415
+
+        import torch  # noqa: PLC0415
+        from vllm import LLM, SamplingParams  # noqa: PLC0415
+        from vllm.lora.request import LoRARequest  # noqa: PLC0415
+
+        folder = self.folder / "decoder" / "router"
+        if not self.decisions:
+            raise Skip("there is no trained decoder")
+        if self.left < 90:
+            raise Skip("under 90 seconds are left, which it takes to start; raise --minutes")
+        from distill.routers import pretrained  # noqa: PLC0415
+        from distill.routers.decoder import PromptFormat, parse_completion  # noqa: PLC0415
+        from distill.routers.folder import read_router_file  # noqa: PLC0415
+
+        gc.collect()
+        torch.cuda.empty_cache()
+        config: Any = read_router_file(folder).config
+        base = pretrained.resolve(config.model, config.revision)
+        prompts = PromptFormat(pretrained.load_tokenizer(pretrained.resolve(str(folder))), config)
+        contexts = [example.context for example in self.test[: len(self.decisions)]]
+        ids = [prompts.ids(prompts.prompt(context)) for context in contexts]
+        start = time.monotonic()
+        engine = LLM(
+            model=base.source,
+            revision=base.revision,
+            tokenizer=str(folder),
+            dtype="bfloat16",
+            enable_lora=True,
+            max_lora_rank=config.lora.rank,
+            max_model_len=max(map(len, ids)) + config.max_new_tokens,
+            gpu_memory_utilization=0.7,
+        )
+        started = time.monotonic() - start
+        settings = SamplingParams(
+            temperature=0.0,
+            max_tokens=config.max_new_tokens,
+            stop_token_ids=[prompts.tokenizer.eos_token_id],
+        )
+        adapter = LoRARequest("router", 1, str(folder))
+        asked: Any = [{"prompt_token_ids": prompt} for prompt in ids]
+        engine.generate(asked[:8], settings, lora_request=adapter, use_tqdm=False)
+        start = time.monotonic()
+        outputs = engine.generate(asked, settings, lora_request=adapter, use_tqdm=False)
+        seconds = time.monotonic() - start
+        decided = [
+            parse_completion(output.outputs[0].text, context)
+            for output, context in zip(outputs, contexts, strict=True)
+        ]
+        same = sum(
+            (a is not None and a.tools == b.tools)
+            for a, b in zip(decided, self.decisions, strict=True)
+        )
+        generate = self.figures["decoder"]["decisions_per_s"]
+        return {
+            "start_s": round(started, 1),
+            "decisions": len(outputs),
+            "decisions_per_s": len(outputs) / seconds,
+            "against_generate": len(outputs) / seconds / generate,
+            "same_tools_as_generate": same / len(outputs),
+        }
+
+    def _require_dataset(self) -> None:
+        if self.parts is None:
+            raise Skip("there is no dataset")
+
+    def _model(self, kind: str) -> str:
+        """The base model's name; a model with random weights is made when it is asked for."""
+        dry = self.args.dry_run_on_cpu
+        name = str(getattr(self.args, kind) or ("random:tiny" if dry else DEFAULTS[kind]))
+        if not name.startswith("random:"):
+            return name
+        import random_models  # noqa: PLC0415
+
+        from distill.config import RenderConfig  # noqa: PLC0415
+        from distill.render import render_text  # noqa: PLC0415
+
+        sizes, make = {
+            "encoder": (random_models.ENCODERS, random_models.make_encoder),
+            "decoder": (random_models.DECODERS, random_models.make_decoder),
+        }[kind]
+        size = name.removeprefix("random:")
+        if size not in sizes:
+            known = ", ".join(f"random:{size}" for size in sizes)
+            raise Skip(f"--{kind}: no model {name}; one of: {known}")
+        texts = [render_text(example.context, RenderConfig()) for example in self.parts.train]
+        return make(self.folder / f"{kind}-base", size, texts)
+
+    def _train(self, config: Any, batch: int, share: float) -> dict[str, Any]:
+        """Speed, then a training in at most `share` of the seconds left, then the test part."""
+        import torch  # noqa: PLC0415
+        from training import WARM_UP, Meter, measure, train_watched  # noqa: PLC0415
+
+        from distill.routers import load_router  # noqa: PLC0415
+        from distill.runs import RunDir, new_folder  # noqa: PLC0415
+
+        batch = min(self.args.batch or batch, len(self.parts.train))
+        steps = 2 if self.args.dry_run_on_cpu else SPEED_STEPS
+        settings = {"batch_size": batch, "micro_batch": batch, "precision": self.precision()}
+        config = _with(config, settings)
+        speed = RunDir(self.folder / f"{config.kind}-speed")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        measured = measure(config, self.parts, speed, steps + WARM_UP, phases=False)
+        rate, per_epoch = measured["examples_per_s"], len(self.parts.train)
+        epochs = min(config.train.epochs, share * self.left * rate / per_epoch)
+        if epochs * per_epoch < batch:
+            raise Skip(f"trains {rate:.1f} examples a second: raise --minutes")
+        run = RunDir(self.folder / config.kind)
+        trained, _ = train_watched(
+            _with(config, {"epochs": epochs}), self.parts, run, Meter(phases=False)
+        )
+        figures = {
+            "model": config.model.rpartition("/")[2],
+            "parameters": trained.parameters,
+            "trainable_parameters": trained.trainable_parameters,
+            "batch": batch,
+            "precision": config.train.precision,
+            "examples_per_s": rate,
+            "tokens_per_s": measured["tokens_per_s"],
+            "padding_share": measured["padding_share"],
+            "tflops_per_s": measured["flops_per_s"] / 1e12,
+            "share_of_peak": self._share(measured["flops_per_s"]),
+            "memory_gib": _memory(),
+            "epochs": epochs,
+            "train_seconds": trained.seconds,
+        }
+        with new_folder(run.router) as folder:
+            trained.router.save(folder)
+        del trained
+        return {**figures, **self._decide(load_router(run.router), share * self.left)}
+
+    def _share(self, flops: float) -> float | None:
+        peak = self.figures["peak"].get("tflops_per_s")
+        return None if peak is None else flops / 1e12 / peak
+
+    def _decide(self, router: Any, seconds: float) -> dict[str, Any]:
+        """Decide the test examples, or as many as `seconds` allow."""
+        contexts = [example.context for example in self.test]
+        router.decide(contexts[:1])
+        self.decisions, start = [], time.monotonic()
+        while len(self.decisions) < len(contexts) and time.monotonic() - start < seconds:
+            done = len(self.decisions)
+            self.decisions += router.decide(contexts[done : done + GENERATED_TOGETHER])
+        elapsed = time.monotonic() - start
+        hits = sum(
+            decision.tools == example.label.tools
+            for decision, example in zip(self.decisions, self.test, strict=False)
+        )
+        return {
+            "decisions": len(self.decisions),
+            "decisions_per_s": len(self.decisions) / elapsed,
+            "tool_accuracy": hits / len(self.decisions),
+        }
+
+
+DEFAULTS = {"encoder": "packaged:minilm", "decoder": "packaged:smollm2"}
+
+
+def _with(config: Any, changes: dict[str, Any]) -> Any:
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+def _memory() -> float | None:
+    """Most GPU memory that torch has held, in GiB."""
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path, help="a dataset folder, made by distill build")
+    parser.add_argument("--encoder", help=f"its base model (default: {DEFAULTS['encoder']})")
+    parser.add_argument("--decoder", help=f"its base model (default: {DEFAULTS['decoder']})")
+    parser.add_argument("--minutes", type=float, default=7.5, help="for all parts (default: 7.5)")
+    parser.add_argument("--batch", type=int, help="examples a step (default: 64, decoder 32)")
+    parser.add_argument("--test-examples", type=int, default=256, help="decided (default: 256)")
+    parser.add_argument(
+        "--dry-run-on-cpu", action="store_true", help="tiny models: shows that the code runs"
+    )
+    args = parser.parse_args(arguments)
+    if importlib.util.find_spec("torch") is None:
+        print("gpu.py: torch is not installed; pip install torch", file=sys.stderr)
+        return 2
+    import torch  # noqa: PLC0415
+
+    if not args.dry_run_on_cpu and not torch.cuda.is_available():
+        print("gpu.py: no GPU that CUDA can use; run it on a machine with one", file=sys.stderr)
+        return 2
+    if not (args.dataset / "manifest.json").is_file():
+        message = f"{args.dataset}: no dataset folder; make one with distill build"
+        print(f"gpu.py: {message}", file=sys.stderr)
+        return 2
+    gpu = "none (dry run)" if args.dry_run_on_cpu else torch.cuda.get_device_name()
+    print(f"{gpu}, torch {torch.__version__}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        bench.all()
+    print(json.dumps({"gpu": gpu, "torch": torch.__version__, **bench.figures}))
+    return int(any("failed" in part for part in bench.figures.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

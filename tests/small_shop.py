@@ -1,0 +1,148 @@
+"""A small shop's decision points, and jobs, configs and traces that train routers on them.
+
+Every request names its decision plainly, so that even a tiny model learns most of them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import orjson
+
+from distill.chat import trace_json
+from distill.config import (
+    DecoderConfig,
+    EncoderConfig,
+    LoraConfig,
+    RnnConfig,
+    TrainConfig,
+)
+from distill.progress import Progress, silent
+from distill.runs import RunDir
+from distill.training import Job, Parts
+from distill.types import Context, Decision, Example, Message, ToolCall, ToolSpec, Trace
+
+_ORDER = {"order": {"type": "integer"}}
+GET = ToolSpec(
+    "get_order", "Reads.", {"type": "object", "properties": _ORDER, "required": ["order"]}
+)
+CANCEL = ToolSpec(
+    "cancel_order",
+    "Cancels.",
+    {
+        "type": "object",
+        "properties": _ORDER | {"reason": {"type": "string"}},
+        "required": ["order"],
+    },
+)
+LIST = ToolSpec("list_orders", "Lists.", {"type": "object", "properties": {}})
+TOOLS = (GET, CANCEL, LIST)
+
+
+def call(name: str, **arguments: object) -> ToolCall:
+    return ToolCall(name, arguments)
+
+
+def ask(text: str, tools: tuple[ToolSpec, ...] = TOOLS) -> Context:
+    """A conversation of one request."""
+    return Context((Message("user", text),), tools)
+
+
+def example(i: int, luck: Random) -> Example:
+    """One decision point; every sixth has a tool's result before it."""
+    n, m = luck.randrange(10), luck.randrange(10)
+    opening = luck.choice(["", "hi, ", "please: ", "one thing, "])
+    text, calls = luck.choice(
+        [
+            (f"where is order {n}", (call("get_order", order=n),)),
+            (f"cancel order {n}", (call("cancel_order", order=n),)),
+            (f"cancel {n}, it is late", (call("cancel_order", order=n, reason="late"),)),
+            ("what did I buy", (call("list_orders"),)),
+            (f"show orders {n} and {m}", (call("get_order", order=n), call("get_order", order=m))),
+            ("thank you", ()),
+        ]
+    )
+    messages = [Message("user", opening + text)]
+    if i % 6 == 5:
+        asked = ToolCall("get_order", {"order": n}, "c1")
+        messages = [
+            Message("user", f"{opening}where is order {n}"),
+            Message("assistant", None, (asked,)),
+            Message("tool", f'{{"order": {n}, "status": "shipped"}}', call_id="c1"),
+        ]
+        calls = ()
+    label = Decision("call" if calls else "reply", calls)
+    return Example(f"t{i}#0", f"t{i}", f"g{i}", Context(tuple(messages), TOOLS), label)
+
+
+def examples(count: int, seed: int = 0) -> list[Example]:
+    """Reproducible examples, each of a group of its own."""
+    luck = Random(seed)
+    return [example(i, luck) for i in range(count)]
+
+
+PARTS = Parts(examples(48), examples(16, seed=1), TOOLS)
+
+
+def job(
+    path: Path,
+    seed: int = 0,
+    parts: Parts = PARTS,
+    progress: Progress = silent,
+    trackers: Sequence[str] = (),
+) -> Job:
+    """A training of a run directory at `path`, which is made."""
+    path.mkdir(parents=True, exist_ok=True)
+    return Job(parts, RunDir(path), seed, trackers, progress)
+
+
+_TRAIN = TrainConfig(epochs=2, batch_size=8, micro_batch=4, learning_rate=1e-2, evaluations=3)
+_LORA = LoraConfig(rank=4, alpha=8)
+
+
+def rnn(**train: object) -> RnnConfig:
+    """A GRU of width 16; keywords go to its `TrainConfig`."""
+    return RnnConfig(
+        vocabulary=300,
+        max_tokens=64,
+        embedding=16,
+        hidden=16,
+        train=_TRAIN.model_copy(update=train),
+    )
+
+
+def encoder(model: Path, **train: object) -> EncoderConfig:
+    return EncoderConfig(
+        model=str(model), max_tokens=96, lora=_LORA, train=_TRAIN.model_copy(update=train)
+    )
+
+
+def decoder(model: Path, **train: object) -> DecoderConfig:
+    return DecoderConfig(
+        model=str(model),
+        max_tokens=256,
+        max_new_tokens=64,
+        lora=_LORA,
+        train=_TRAIN.model_copy(update=train),
+    )
+
+
+GOLDEN_LOSSES = 8
+"""How many of a run's first losses `tests/golden/` pins."""
+
+
+def losses(run: RunDir) -> list[float]:
+    """The training losses of `log.jsonl`, in order."""
+    lines = map(orjson.loads, run.log.read_bytes().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def write_traces(path: Path, count: int = 80) -> Path:
+    """A trace file of `count` one-decision conversations."""
+    with path.open("wb") as file:
+        for made in examples(count):
+            answer = Message("assistant", None if made.label.calls else "Fine.", made.label.calls)
+            messages = (*made.context.messages, answer)
+            trace = Trace(made.trace_id, made.group, "teacher", "made up", TOOLS, messages)
+            file.write(orjson.dumps(trace_json(trace)) + b"\n")
+    return path

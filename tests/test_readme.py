@@ -1,0 +1,134 @@
+"""Every command in the README runs as it stands there, on small data and for few steps."""
+
+import gzip
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import orjson
+import pytest
+import torch
+
+from distill.chat import message_json, tool_json, trace_json
+from distill.sample.replay import traces
+from distill.sample.tools import TOOLS
+from distill.types import Trace
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+FEW = "evaluation.latency_samples=2 evaluation.max_examples=40 evaluation.bootstrap=100"
+SHORT_ENCODER = "routers.encoder.train.epochs=0.05 routers.encoder.train.evaluations=1"
+SHORT_DECODER = "routers.decoder.max_examples=4 routers.decoder.train.epochs=1"
+ONE_ROUTER = "'routers={majority: {kind: majority}}'"
+SHORTER = {
+    "distill run mine.yaml": f"{FEW} {SHORT_ENCODER}",
+    "distill train mine.yaml": f"{FEW} {SHORT_ENCODER}",
+    "distill run configs/run/workbench.yaml": f"{FEW} seeds=[0] {ONE_ROUTER}",
+    "scripts/train.py configs/run/encoder.yaml": SHORT_ENCODER,
+    "scripts/train.py configs/run/decoder.yaml": SHORT_DECODER,
+}
+"""What is added to a command so that it takes seconds; nothing of it is taken away."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+def request_log(trace: Trace) -> list[bytes]:
+    """The trace as an application logs it: each request with its response."""
+    lines = []
+    for i, message in enumerate(trace.messages):
+        if message.role == "assistant":
+            request = {
+                "model": "teacher",
+                "messages": [message_json(m) for m in trace.messages[:i]],
+                "tools": [tool_json(tool) for tool in trace.tools],
+            }
+            response = {"choices": [{"index": 0, "message": message_json(message)}]}
+            line = {"session": trace.group, "request": request, "response": response}
+            lines.append(orjson.dumps(line) + b"\n")
+    return lines
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout as the README's reader has it, with a request log and a converted trace file."""
+    path = tmp_path_factory.mktemp("readme")
+    for name in ("configs", "scripts"):
+        shutil.copytree(ROOT / name, path / name)
+    sample = list(islice(traces(), 90))
+    with gzip.open(path / "requests.jsonl.gz", "wb") as file:
+        file.writelines(line for trace in sample for line in request_log(trace))
+    (path / "data").mkdir()
+    with gzip.open(path / "data" / "workbench.jsonl.gz", "wb") as file:
+        for trace in sample:
+            extra = {"template": trace.group, "toolset": "all"}
+            file.write(orjson.dumps(trace_json(trace) | extra) + b"\n")
+    (config,) = (block for block in blocks("yaml") if block.startswith("# mine.yaml"))
+    (path / "mine.yaml").write_text(config, encoding="utf-8")
+    return path
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    extra = next((more for start, more in SHORTER.items() if start in command), "")
+    bin_folder = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        shlex.split(f"{command} {extra}"),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+def test_scripts_named_first_are_what_ci_runs() -> None:
+    assert COMMANDS[:2] == ["./scripts/quickstart", "./scripts/test"]
+    assert "exec ./scripts/test" in (ROOT / ".ci" / "run").read_text()
+    for command in (*COMMANDS[:2], ".ci/run"):
+        assert os.access(ROOT / command, os.X_OK)
+        subprocess.run(["bash", "-n", str(ROOT / command)], check=True)
+
+
+@pytest.mark.timeout(1500)
+def test_commands_run_in_the_order_in_which_they_stand(folder: Path) -> None:
+    multi_gpu = torch.cuda.device_count() >= 4
+    for command in COMMANDS[2:]:
+        if "--multi_gpu" in command and not multi_gpu:
+            continue
+        if command.startswith("distill push"):
+            shutil.copytree(folder / "runs/mine/encoder-s0", folder / "runs/quickstart/encoder-s0")
+        done = run(command, folder)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    assert (folder / "runs/mine/comparison/report.html").is_file()
+    assert (folder / "comparison/report.html").is_file()
+    assert (folder / "runs/decoder/decoder-s0/router/adapter_model.safetensors").is_file()
+    published = {p.name for p in (folder / "runs/quickstart/encoder-s0/push").iterdir()}
+    assert {"README.md", "router.json", "model.safetensors"} <= published
+
+    (snippet,) = blocks("python")
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        names: dict[str, object] = {"tools": TOOLS}
+        exec(snippet, names)
+    finally:
+        os.chdir(here)
+    assert getattr(names["decision"], "action") in ("call", "reply")  # noqa: B009
+
+
+def test_files_that_the_readme_points_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

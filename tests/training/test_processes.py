@@ -1,0 +1,112 @@
+"""Two processes under `accelerate launch` take the same steps as one, through the real CLI."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+from safetensors.torch import load_file
+from small_shop import write_traces
+
+from distill.config import RunConfig, dump
+from distill.routers import load_router
+from distill.runs import RunDir
+
+SCRIPT = str(Path(__file__).parents[2] / "scripts" / "train.py")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, config_of):
+    """The run directories of one process and of two, by router, and what two processes printed."""
+    folder = tmp_path_factory.mktemp("processes")
+    traces = write_traces(folder / "traces.jsonl")
+    # Dropout would draw other masks in each process; the tiny bases have none.
+    gru = config_of("rnn").model_copy(update={"dropout": 0.0})
+    config = RunConfig.model_validate(
+        {
+            "name": "job",
+            "data": {
+                "traces": str(traces),
+                "drop_duplicates": None,
+                "split": {"merge_jaccard": None},
+            },
+            "routers": {
+                "tfidf": {"kind": "tfidf"},
+                "rnn": gru.model_dump(),
+                "encoder": config_of("encoder").model_dump(),
+                "decoder": config_of("decoder").model_dump(),
+            },
+        }
+    )
+    file = folder / "config.yaml"
+    file.write_text(dump(config))
+    launch = [
+        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())),
+    ]
+    found = {}
+    for name, start in {"one": [], "two": launch}.items():
+        done = subprocess.run(
+            [sys.executable, *start, SCRIPT, str(file), f"output={folder / name}"],
+            timeout=300,
+            capture_output=True,
+            text=True,
+            check=False,
+            # A launcher's own choice of threads would only slow tiny tensors down.
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = {
+            router: RunDir(folder / name / "job" / f"{router}-s0") for router in config.routers
+        }
+        found[f"{name} printed"] = done.stdout
+    return found
+
+
+def log(run: RunDir, key: str) -> list[float]:
+    lines = map(orjson.loads, run.log.read_bytes().splitlines())
+    return [line[key] for line in lines if key in line]
+
+
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+def test_two_processes_follow_the_same_curve(runs, kind):
+    one, two = runs["one"][kind], runs["two"][kind]
+    assert len(log(one, "loss")) >= 8
+    assert log(two, "loss") == pytest.approx(log(one, "loss"), rel=1e-4)
+    assert log(two, "eval_loss") == pytest.approx(log(one, "eval_loss"), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+def test_two_processes_end_at_the_same_weights(runs, kind):
+    name = "adapter_model" if kind == "decoder" else "model"
+    one, two = (
+        load_file(runs[count][kind].router / f"{name}.safetensors") for count in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for key in one:
+        difference = (one[key] - two[key]).abs().max()
+        # Sums in another order differ in their last bits, which Adam's first steps magnify.
+        assert difference < 2e-3 + 2e-3 * one[key].abs().max(), key
+
+
+@pytest.mark.parametrize("kind", ["tfidf", "rnn", "encoder", "decoder"])
+def test_two_processes_leave_a_whole_run(runs, kind):
+    run = runs["two"][kind]
+    assert run.whole
+    assert load_router(run.router).kind == kind
+    assert not run.checkpoints.exists()
+
+
+def test_one_process_alone_speaks(runs):
+    paths = [Path(line).name for line in runs["two printed"].split()]
+    assert paths == ["tfidf-s0", "rnn-s0", "encoder-s0", "decoder-s0"]
