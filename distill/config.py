@@ -141,7 +141,7 @@ class RnnConfig(Config):
     train: TrainConfig = TrainConfig(epochs=15, learning_rate=3e-3)
     vocabulary: int = Field(4000, ge=300)
     """Byte-level BPE tokens, learned from the training part."""
-    max_tokens: int = Field(256, ge=8)
+    max_tokens: int = Field(192, ge=8)
     """Tokens read of each context."""
     embedding: int = Field(96, ge=1)
     """Width of the token embedding."""

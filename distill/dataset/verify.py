@@ -19,7 +19,7 @@ from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from distill.types import Example, Outcome, ToolCall, ToolSpec
+from distill.types import REPLY, Example, Outcome, ToolCall, ToolSpec
 
 
 class Reason(StrEnum):
@@ -28,6 +28,7 @@ class Reason(StrEnum):
     FAILED = "trace graded as failed"
     NOT_GRADED = "trace not graded"
     REPEATED = "trace id seen before"
+    RESERVED_NAME = f"a tool named {REPLY!r} cannot be told from replying"
     NOT_OFFERED = "called tool not offered"
     BROKEN_SCHEMA = "called tool has a broken schema"
     INVALID_ARGUMENTS = "arguments break the tool's schema"
@@ -50,6 +51,8 @@ def verify(example: Example, invalid_arguments: Literal["drop", "keep"]) -> Reas
     A call that was chosen but not filled (`arguments is None`) has no arguments to check.
     """
     offered = {tool.name: tool for tool in example.context.tools}
+    if REPLY in offered:
+        return Reason.RESERVED_NAME
     for call in example.label.calls:
         if call.name not in offered:
             return Reason.NOT_OFFERED

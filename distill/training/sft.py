@@ -5,6 +5,7 @@ trained is what is served. TRL computes the vocabulary projection at the complet
 only, which is most of the cost of a small model with a large vocabulary.
 """
 
+import logging
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,6 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.config import DecoderConfig
 from distill.errors import DatasetError
-from distill.progress import Progress
 from distill.render import completion
 from distill.routers import pretrained
 from distill.routers.decoder import DecoderRouter, PromptFormat
@@ -28,6 +28,8 @@ from distill.routers.labels import LabelSpace
 from distill.training import loop
 from distill.training.job import Job, Trained
 from distill.types import Example
+
+log = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of positions that carry no loss, as transformers has it."""
@@ -53,15 +55,13 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
     base = pretrained.resolve(config.model, config.revision)
     tokenizer = pretrained.load_tokenizer(base)
     prompts = PromptFormat(tokenizer, config)
-    train = _rows(
-        _sample(job.parts.train, config.max_examples, job.seed), prompts, config, job.progress
-    )
+    train = _rows(_sample(job.parts.train, config.max_examples, job.seed), prompts, config)
     if not train:
         raise DatasetError(
             "max_new_tokens", f"no label fits in {config.max_new_tokens} tokens", "raise it"
         )
     validation = _rows(
-        _sample(job.parts.validation, config.max_examples, job.seed), prompts, config, job.progress
+        _sample(job.parts.validation, config.max_examples, job.seed), prompts, config
     )
     loop.require_validation(validation)
     # Frozen weights are kept as they are computed with; PEFT keeps the adapter's in float32.
@@ -112,15 +112,15 @@ def _sample(examples: Sequence[Example], limit: int | None, seed: int) -> Sequen
 
 
 def _rows(
-    examples: Sequence[Example], prompts: PromptFormat, config: DecoderConfig, progress: Progress
+    examples: Sequence[Example], prompts: PromptFormat, config: DecoderConfig
 ) -> list[loop.Row]:
     rows = [row(example, prompts, config.max_new_tokens) for example in examples]
     fitting = [r for r in rows if r is not None]
     left_out = len(rows) - len(fitting)
     if left_out:
-        progress(f"left out, label over {config.max_new_tokens} tokens", left_out, len(rows))
+        log.warning("%d labels over %d tokens left out", left_out, config.max_new_tokens)
     too_long = sum(r["labels"].count(IGNORED) > config.max_tokens for r in fitting)
     if too_long:
         # Their tools alone fill the prompt; routing will read these contexts in full length too.
-        progress(f"prompts over {config.max_tokens} tokens, kept", too_long, len(fitting))
+        log.warning("%d prompts stay over %d tokens", too_long, config.max_tokens)
     return fitting

@@ -7,7 +7,7 @@ from made_traces import TOOLS, calls, search, trace, user
 
 from distill.dataset.points import decision_points
 from distill.dataset.verify import Reason, check_outcome, verify
-from distill.types import Example, Outcome, ToolCall, ToolSpec
+from distill.types import Context, Decision, Example, Message, Outcome, ToolCall, ToolSpec
 
 
 def example(call: ToolCall, *tools: ToolSpec) -> Example:
@@ -78,3 +78,11 @@ def test_a_schema_names_its_own_draft() -> None:
     assert (
         verify(example(ToolCall("old", {"p": ["a", "b"]}), old), "drop") is Reason.INVALID_ARGUMENTS
     )
+
+
+def test_a_tool_named_like_the_no_tool_label_teaches_nothing() -> None:
+    tools = (ToolSpec("reply"), ToolSpec("search"))
+    for label in (Decision("reply"), Decision("call", (ToolCall("search", {}),))):
+        context = Context((Message("user", "hello"),), tools)
+        fault = verify(Example("t#0", "t", "g", context, label), "drop")
+        assert fault is Reason.RESERVED_NAME

@@ -31,7 +31,7 @@ def tiny_router() -> TfidfRouter:
     )
     config = TfidfConfig()
     features = vectorizers()
-    texts = [tfidf_text(context, config) for context in CONTEXTS]
+    texts = [tfidf_text(context, config) for context in CONTEXTS * 3]  # above every min_df
     width = sum(vectorizer.fit_transform(texts).shape[1] for vectorizer in features.values())
     weights = np.random.default_rng(0).normal(size=(len(labels), width))
     return TfidfRouter(RouterFile(config, TOOLS, labels), features, weights, np.zeros(len(labels)))
