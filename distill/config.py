@@ -185,15 +185,14 @@ class DecoderConfig(Config):
     max_tokens: int = Field(768, ge=32)
     """Tokens of the prompt."""
     max_examples: int | None = Field(None, ge=1)
-    """Train on at most this many examples, drawn by the seed; null takes all."""
+    """Train on at most this many examples, drawn by the seed, and validate on a fifth as many;
+    null takes all."""
     max_new_tokens: int = Field(192, ge=8)
     """Tokens a decision may take; training leaves out labels that need more, and counts them."""
 
 
-RouterConfig = Annotated[
-    MajorityConfig | TfidfConfig | RnnConfig | EncoderConfig | DecoderConfig,
-    Field(discriminator="kind"),
-]
+AnyRouterConfig = MajorityConfig | TfidfConfig | RnnConfig | EncoderConfig | DecoderConfig
+RouterConfig = Annotated[AnyRouterConfig, Field(discriminator="kind")]
 
 
 class EvaluationConfig(Config):

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from distill import config as configs
 from distill.config import DataConfig, RunConfig
 from distill.dataset import Dataset, build, load_dataset
 from distill.dataset.vote import vote
-from distill.errors import ConfigError, DatasetError, MissingExtraError
+from distill.errors import ConfigError, DatasetError
 from distill.progress import Progress
 from distill.runs import RunDir, environment, new_file, new_folder, read_json, write, write_json
 from distill.traces import read
 from distill.traces.rows import Tally
+from distill.training.job import require_trackers
 from distill.types import Trace
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ def steps(config: RunConfig) -> list[Step]:
     Raises:
         MissingExtraError: a tracker is not installed.
     """
-    for tracker in config.trackers:
-        _require_installed(tracker)
+    require_trackers(config.trackers)
 
     def dataset(seed: int) -> Callable[[Progress], object]:
         return lambda progress: ensure_dataset(config, seed, progress)
@@ -79,14 +78,6 @@ def steps(config: RunConfig) -> list[Step]:
             plan.append(Step(f"evaluate {run}", cost, evaluate(router, seed)))
     plan.append(Step("compare", 3, lambda _: compare_all(config)))
     return plan
-
-
-def _require_installed(tracker: str) -> None:
-    # Not `find_spec`: it takes the folder `wandb` that earlier runs left here for the package.
-    try:
-        metadata.version(tracker)
-    except metadata.PackageNotFoundError:
-        raise MissingExtraError(tracker, "trackers") from None
 
 
 def run_dir(config: RunConfig, router: str, seed: int) -> RunDir:

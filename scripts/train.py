@@ -1,6 +1,6 @@
 """What `accelerate launch` starts; the same code as `distill train`.
 
-    accelerate launch scripts/train.py configs/run/decoder.yaml routers.decoder.train.epochs=1
+accelerate launch scripts/train.py configs/run/decoder.yaml routers.decoder.train.epochs=1
 """
 
 import sys

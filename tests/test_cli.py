@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -459,13 +460,13 @@ def test_a_bad_override(fails, traces: Path, tmp_path: Path):
 
 def test_a_missing_tracker(fails, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def nothing_installed(name: str) -> str:
-        raise pipeline.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.metadata, "version", nothing_installed)
+        patch.setattr(metadata, "version", nothing_installed)
         line = fails("train", write_config(tmp_path), "trackers=[trackio]")
     assert line == (
-        "trackers: needs the extra 'trackio'; "
+        "trackers: trackio: needs the extra 'trackio'; "
         "install it with: pip install 'tool-router-distill[trackio]'"
     )
     assert not (tmp_path / "runs").exists()

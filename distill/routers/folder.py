@@ -1,4 +1,4 @@
-"""The router folder: what `router.json` says, and `load_router`, which makes a folder a router.
+"""The router folder: what `router.json` says, written and read in one place.
 
     router.json     kind, config (render settings included), catalogue with a hash per tool,
                     decision classes, base model, calibration and thresholds
@@ -10,7 +10,7 @@ name and checksum.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from distill.chat import digest, parse_tools, tool_json
-from distill.config import (
-    DecoderConfig,
-    EncoderConfig,
-    MajorityConfig,
-    RnnConfig,
-    RouterConfig,
-    TfidfConfig,
-)
+from distill.config import AnyRouterConfig, RouterConfig
 from distill.errors import RouterError
 from distill.routers.labels import LabelSpace
 from distill.runs import read_json, write_json
-from distill.types import Router, ToolSpec
+from distill.types import ToolSpec
 
 FORMAT = 1
-
-AnyRouterConfig = MajorityConfig | TfidfConfig | RnnConfig | EncoderConfig | DecoderConfig
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class RouterFile:
     labels: LabelSpace
     base_model: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
-    thresholds: dict[str, Any] | None = field(default=None)
+    thresholds: dict[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
         """Write `router.json` into an existing folder."""
@@ -117,37 +108,3 @@ def require_files(folder: Path, names: Sequence[str]) -> None:
                 raise RouterError(
                     folder / name, f"damaged ({error})", "copy the folder again"
                 ) from None
-
-
-def load_router(path: str | Path) -> Router:
-    """Load any router folder.
-
-    Args:
-        path: a router folder, or a run directory that contains `router/`.
-
-    Raises:
-        RouterError: no router there, or it is damaged.
-        ModelError: the base model that an adapter needs cannot be had.
-    """
-    folder = Path(path)
-    if not (folder / "router.json").exists() and (folder / "router").is_dir():
-        folder = folder / "router"
-    file = read_router_file(folder)
-    # Imported by kind: a TF-IDF router must not cost the seconds that torch and transformers take.
-    match file.config.kind:
-        case "majority" | "tfidf":
-            from distill.routers import baselines  # noqa: PLC0415
-
-            return baselines.load(folder, file)
-        case "rnn":
-            from distill.routers.rnn import RnnRouter  # noqa: PLC0415
-
-            return RnnRouter.load(folder, file)
-        case "encoder":
-            from distill.routers.encoder import EncoderRouter  # noqa: PLC0415
-
-            return EncoderRouter.load(folder, file)
-        case "decoder":
-            from distill.routers.decoder import DecoderRouter  # noqa: PLC0415
-
-            return DecoderRouter.load(folder, file)

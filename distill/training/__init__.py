@@ -1,8 +1,14 @@
 """Training any router from a dataset: one function, whatever the kind."""
 
-from distill.config import DecoderConfig, EncoderConfig, MajorityConfig, RnnConfig, TfidfConfig
-from distill.routers.folder import AnyRouterConfig
-from distill.training.job import Job, Parts, Trained
+from distill.config import (
+    AnyRouterConfig,
+    DecoderConfig,
+    EncoderConfig,
+    MajorityConfig,
+    RnnConfig,
+    TfidfConfig,
+)
+from distill.training.job import Job, Parts, Trained, require_trackers
 
 __all__ = ["Job", "Parts", "Trained", "train"]
 
@@ -13,7 +19,9 @@ def train(config: AnyRouterConfig, job: Job) -> Trained:
     Raises:
         DatasetError: nothing in the training part that this kind can learn from.
         ModelError: the base model cannot be had.
+        MissingExtraError: a tracker is not installed.
     """
+    require_trackers(job.trackers)
     # Imported by kind: counting decisions must not cost the seconds that transformers takes.
     match config:
         case MajorityConfig() | TfidfConfig():

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 
+from distill.errors import MissingExtraError
 from distill.progress import Progress
 from distill.runs import RunDir
 from distill.types import Example, Router, ToolSpec
@@ -36,3 +38,13 @@ class Trained:
     parameters: int
     trainable_parameters: int
     seconds: float
+
+
+def require_trackers(trackers: Sequence[str]) -> None:
+    """Raise MissingExtraError for a tracker that is not installed."""
+    for tracker in trackers:
+        try:
+            # Not `find_spec`: it takes a folder `wandb` that earlier runs left here for it.
+            metadata.version(tracker)
+        except metadata.PackageNotFoundError:
+            raise MissingExtraError(tracker, f"trackers: {tracker}") from None

@@ -6,7 +6,6 @@ and ends at the weights of an unbroken one; with several processes each step see
 as with one. This module knows nothing of routers or datasets, only of rows with `input_ids`.
 """
 
-import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from distill.config import TrainConfig
-from distill.errors import ConfigError, DatasetError, MissingExtraError, RouterError
+from distill.errors import ConfigError, DatasetError, RouterError
 from distill.runs import RunDir, read_json, write
 from distill.training.job import Job
 
@@ -203,14 +202,7 @@ def in_bfloat16(config: TrainConfig) -> bool:
 
 
 def callbacks(job: Job, config: TrainConfig) -> tuple[_RunLog, list[TrainerCallback]]:
-    """The run's log, and all callbacks of a trainer (the log among them).
-
-    Raises:
-        MissingExtraError: a tracker is not installed.
-    """
-    for tracker in job.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise MissingExtraError(tracker, f"trackers: {tracker}")
+    """The run's log, and all callbacks of a trainer (the log among them)."""
     log = _RunLog(job)
     made = [log, EarlyStoppingCallback(early_stopping_patience=config.patience)]
     if "tensorboard" in job.trackers:

@@ -55,14 +55,14 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
     base = pretrained.resolve(config.model, config.revision)
     tokenizer = pretrained.load_tokenizer(base)
     prompts = PromptFormat(tokenizer, config)
-    train = _rows(_sample(job.parts.train, config.max_examples, job.seed), prompts, config)
+    limit = config.max_examples
+    train = _rows(_sample(job.parts.train, limit, job.seed), prompts, config)
     if not train:
         raise DatasetError(
             "max_new_tokens", f"no label fits in {config.max_new_tokens} tokens", "raise it"
         )
-    validation = _rows(
-        _sample(job.parts.validation, config.max_examples, job.seed), prompts, config
-    )
+    fifth = None if limit is None else max(1, limit // 5)
+    validation = _rows(_sample(job.parts.validation, fifth, job.seed), prompts, config)
     loop.require_validation(validation)
     # Frozen weights are kept as they are computed with; PEFT keeps the adapter's in float32.
     dtype = torch.bfloat16 if loop.in_bfloat16(config.train) else torch.float32

@@ -274,10 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures["share_of_peak"] = figures["flops_per_s"] / peak
             rows[name] = figures
             print(row_of_table(name, figures), flush=True)
-    peaks = " to ".join(
-        f"{f(row['peak_flops_per_s'] for row in rows.values()) / 1e9:.0f}" for f in (min, max)
-    )
-    print(f"measured peak: {peaks} GFLOP/s in float32")
+    peaks = sorted(round(row["peak_flops_per_s"] / 1e9) for row in rows.values())
+    print(f"measured peak in float32: {peaks[0]} to {peaks[-1]} GFLOP/s")
     if args.output is not None:
         write_json(args.output, {"hardware": machine, "routers": rows})
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from small_shop import decoder, examples, job, rnn, write_traces
+from small_shop import ask, decoder, examples, job, rnn, write_traces
 
 from distill.config import DataConfig, SplitConfig
 from distill.pipeline import build_dataset
@@ -228,16 +228,17 @@ def test_latency_reports_each_kind_against_the_encoder(
     assert "cores" in capsys.readouterr().out.splitlines()[0]
 
 
-def test_an_untrained_decoder_writes_as_much_as_asked(
-    script: Any, dataset: Path, tmp_path: Path, tiny_bert: Path, tiny_llama: Path
+def test_a_measured_decoder_writes_as_much_as_asked(
+    script: Any, dataset: Path, tmp_path: Path, tiny_bert: Path, taught_llama: Path
 ):
+    """Also where its base model, as this one to thanks, would answer in a word."""
     latency, training = script("latency"), script("training")
     parts = training.training_parts(training.open_dataset(dataset, tmp_path))
-    bench = latency.Bench(parts, tmp_path, str(tiny_bert), str(tiny_llama))
+    bench = latency.Bench(parts, tmp_path, str(tiny_bert), str(taught_llama))
     for name, router in bench.routers("decoder", 64).items():
         written = []
         hook = router.model.register_forward_hook(lambda *_, seen=written: seen.append(1))
-        router.decide(bench.contexts(16, 1))
+        router.decide([ask("thank you")])
         hook.remove()
         assert len(written) == int(name.rpartition(" ")[2])
 

@@ -1,6 +1,6 @@
 """Trackers: metrics go where they were asked to, and stay there."""
 
-import sys
+from importlib import metadata
 
 import pytest
 from small_shop import job, rnn, write_traces
@@ -40,6 +40,9 @@ def test_no_tracker_writes_nothing_of_the_kind(unbroken):
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "trackio", "wandb"])
 def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path, monkeypatch, tracker):
-    monkeypatch.setitem(sys.modules, tracker, None)
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(MissingExtraError, match=rf"pip install 'tool-router-distill\[{tracker}\]'"):
         train(rnn(), job(tmp_path, trackers=[tracker]))
