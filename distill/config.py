@@ -100,7 +100,8 @@ class TrainConfig(Config):
     evaluations: int = Field(5, ge=1)
     """Evaluations on validation, and checkpoints, spread evenly over the run."""
     patience: int = Field(3, ge=1)
-    """Stop after this many evaluations that did not improve; the best checkpoint is kept."""
+    """Stop after this many evaluations without a new best. Kept is the latest checkpoint within
+    one standard error of the best (`distill.training.loop.trainer_class`)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto`: bfloat16 where the GPU computes in it, else float32."""
 

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from distill.config import RnnConfig
 from distill.render import TEXT_STEPS, fit, render_text
@@ -40,12 +39,13 @@ def learn_tokenizer(texts: Sequence[str], config: RnnConfig) -> Tokenizer:
 
 
 class Gru(nn.Module):
-    """Embedding, bidirectional GRU, max- and mean-pooling over time, linear head."""
+    """Embedding, a GRU in each direction, max- and mean-pooling over time, linear head."""
 
     def __init__(self, config: RnnConfig, vocabulary: int, classes: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, config.embedding, padding_idx=PAD)
-        self.gru = nn.GRU(config.embedding, config.hidden, batch_first=True, bidirectional=True)
+        self.forwards = nn.GRU(config.embedding, config.hidden, batch_first=True)
+        self.backwards = nn.GRU(config.embedding, config.hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(4 * config.hidden, classes)
 
@@ -63,10 +63,14 @@ class Gru(nn.Module):
             `logits` [batch, classes], and `loss` when labels are given.
         """
         embedded = self.dropout(self.embedding(input_ids))
-        lengths = attention_mask.sum(1).cpu()
-        packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
-        mask = attention_mask[:, : states.shape[1], None].bool()
+        # Reversed row by row, so that padding comes last in both directions and changes nothing.
+        # On a CPU, two GRUs on padded rows train three times as fast as one on packed sequences.
+        lengths, places = attention_mask.sum(1, keepdim=True), torch.arange(input_ids.shape[1])
+        places = places.to(input_ids.device).expand_as(input_ids)
+        reverse = torch.where(places < lengths, lengths - 1 - places, places).unsqueeze(-1)
+        flipped = self.backwards(_reordered(embedded, reverse))[0]
+        states = torch.cat([self.forwards(embedded)[0], _reordered(flipped, reverse)], dim=2)
+        mask = attention_mask[:, :, None].bool()
         largest = states.masked_fill(~mask, float("-inf")).amax(1)
         average = (states * mask).sum(1) / mask.sum(1)
         logits = self.head(self.dropout(torch.cat([largest, average], dim=1)))
@@ -74,6 +78,11 @@ class Gru(nn.Module):
         if labels is not None:
             output["loss"] = nn.functional.cross_entropy(logits, labels)
         return output
+
+
+def _reordered(states: Tensor, places: Tensor) -> Tensor:
+    """[batch, time, width] with time in the order of `places` [batch, time, 1]."""
+    return states.gather(1, places.expand(-1, -1, states.shape[2]))
 
 
 class RnnRouter(ClassifierRouter):

@@ -1,5 +1,6 @@
 """Training the routers that classify: the RNN from scratch, the encoder through LoRA."""
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -109,7 +110,7 @@ def _train(
     known = [example for example in job.parts.validation if labels.index(example.label) is not None]
     loop.require_validation(known)
     log, callbacks = loop.callbacks(job, config)
-    trainer = loop.bucketed(Trainer)(
+    trainer = loop.trainer_class(Trainer)(
         model=model,
         args=loop.training_arguments(
             TrainingArguments,
@@ -138,7 +139,8 @@ def _scores(prediction: Any) -> dict[str, float]:
     labels = torch.as_tensor(np.asarray(prediction.label_ids))
     accuracy = float((logits.argmax(1) == labels).double().mean())
     loss = float(nn.functional.cross_entropy(logits, labels))
-    return {"accuracy": accuracy, "score": accuracy - 1e-4 * loss}
+    error = math.sqrt(accuracy * (1 - accuracy) / len(labels))
+    return {"accuracy": accuracy, "standard_error": error, "score": accuracy - 1e-4 * loss}
 
 
 def _count(model: nn.Module, trainable: bool = False) -> int:

@@ -279,10 +279,16 @@ def _is_last(checkpoint: Path) -> bool:
     return bool(callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
-def bucketed(trainer: type[Trainer]) -> type[Trainer]:
-    """A trainer class whose training batches come from `LengthBucketSampler`."""
+def trainer_class(base: type[Trainer]) -> type[Trainer]:
+    """`base` with our batches, and with our choice of the checkpoint that is kept.
 
-    class Bucketed(trainer):  # type: ignore[misc, valid-type]
+    Batches come from `LengthBucketSampler`. Kept is the latest checkpoint whose metric is within
+    one standard error of the best (after the one-standard-error rule of Breiman et al. 1984,
+    "Classification and Regression Trees", ch. 3): validation parts are small, and the plain best
+    is often a lucky early one. `eval_standard_error` gives the error; without it, the best wins.
+    """
+
+    class OurTrainer(base):  # type: ignore[misc, valid-type]
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
             rows: Sequence[Row] = self.train_dataset if train_dataset is None else train_dataset
             batch = self.args.train_batch_size * self.args.world_size
@@ -290,7 +296,18 @@ def bucketed(trainer: type[Trainer]) -> type[Trainer]:
             lengths = [len(row["input_ids"]) for row in rows]
             return LengthBucketSampler(lengths, batch, self.args.seed)
 
-    return Bucketed
+        def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+            best = bool(super()._determine_best_metric(metrics, trial))
+            error = metrics.get("eval_standard_error")
+            if best or error is None:
+                return best
+            # Only metrics of which more is better come with an error.
+            close = bool(metrics[self.args.metric_for_best_model] >= self.state.best_metric - error)
+            if close:
+                self.state.best_global_step = self.state.global_step
+            return close
+
+    return OurTrainer
 
 
 def padded(pad: int) -> Callable[[list[Row]], dict[str, torch.Tensor]]:

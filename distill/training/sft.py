@@ -78,7 +78,7 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
     )
     trainable, parameters = model.get_nb_trainable_parameters()
     log, callbacks = loop.callbacks(job, config.train)
-    trainer = loop.bucketed(SFTTrainer)(
+    trainer = loop.trainer_class(SFTTrainer)(
         model=model,
         args=loop.training_arguments(
             SFTConfig,

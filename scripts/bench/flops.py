@@ -73,5 +73,5 @@ def _attention(model: nn.Module) -> int:
         return 0
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     causal = any(name.endswith("lm_head") for name, _ in model.named_modules())
-    whole = 12 * config.num_hidden_layers * config.num_attention_heads * width
+    whole: int = 12 * config.num_hidden_layers * config.num_attention_heads * width
     return whole // 2 if causal else whole

@@ -233,10 +233,11 @@ class Bench:
         from distill.config import RenderConfig  # noqa: PLC0415
         from distill.render import render_text  # noqa: PLC0415
 
-        sizes, make = {
+        kinds: dict[str, tuple[Any, Callable[..., str]]] = {
             "encoder": (random_models.ENCODERS, random_models.make_encoder),
             "decoder": (random_models.DECODERS, random_models.make_decoder),
-        }[kind]
+        }
+        sizes, make = kinds[kind]
         size = name.removeprefix("random:")
         if size not in sizes:
             known = ", ".join(f"random:{size}" for size in sizes)

@@ -25,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from accelerate import Accelerator
+from accelerate.accelerator import Accelerator
 from flops import Cost, cost
 from machine import describe, matmul_peak, synchronize
 from torch.optim.optimizer import (

@@ -244,14 +244,11 @@ def test_no_validation_part_is_refused_with_its_cure(config_of, tmp_path, kind):
         train(config_of(kind), job(tmp_path, parts=parts))
 
 
-def test_labels_too_long_to_write_are_counted_and_left_out(tiny_llama, tmp_path):
-    told = []
+def test_labels_too_long_to_write_are_counted_and_left_out(tiny_llama, tmp_path, caplog):
     config = decoder(tiny_llama, epochs=1).model_copy(update={"max_new_tokens": 32})
-    tell = job(tmp_path, progress=lambda stage, done, total=None: told.append((stage, done, total)))
-    train(config, tell)
-    left_out = [entry for entry in told if entry[0].startswith("left out")]
-    assert left_out[0][2] == len(PARTS.train)
-    assert 0 < left_out[0][1] < len(PARTS.train)
+    train(config, job(tmp_path))
+    counts = [int(line.split()[0]) for line in caplog.messages if "over 32 tokens left out" in line]
+    assert 0 < counts[0] < len(PARTS.train)
 
 
 def test_no_label_that_fits_is_refused_with_its_cure(tiny_llama, tmp_path):
@@ -261,11 +258,10 @@ def test_no_label_that_fits_is_refused_with_its_cure(tiny_llama, tmp_path):
         train(config, job(tmp_path, parts=Parts(calls, PARTS.validation, TOOLS)))
 
 
-def test_prompts_that_the_tools_alone_make_too_long_are_counted(tiny_llama, tmp_path):
-    told = []
+def test_prompts_that_the_tools_alone_make_too_long_are_counted(tiny_llama, tmp_path, caplog):
     config = decoder(tiny_llama, epochs=1).model_copy(update={"max_tokens": 32})
-    train(config, job(tmp_path, progress=lambda stage, *counts: told.append((stage, *counts))))
-    assert ("prompts over 32 tokens, kept", len(PARTS.train), len(PARTS.train)) in told
+    train(config, job(tmp_path))
+    assert f"{len(PARTS.train)} prompts stay over 32 tokens" in caplog.messages
 
 
 def test_the_log_is_json_lines(unbroken):
