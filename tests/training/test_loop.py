@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_shop import PARTS, TOOLS, decoder, job, losses, rnn
 from torch.utils.data import BatchSampler
-from transformers import TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from distill.config import TrainConfig
 from distill.errors import ConfigError, DatasetError
@@ -223,6 +224,28 @@ def test_the_best_checkpoint_is_what_is_kept(tmp_path):
     assert best["eval_accuracy"] > scored[-1]["eval_accuracy"]
     hits = [d == reply for d in tools_of(router, contrary)]
     assert sum(hits) / len(hits) == pytest.approx(best["eval_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([0.70, 0.80, 0.77, 0.70], 3),  # the third is within 0.04 of the best, the last is not
+        ([0.70, 0.80, 0.90, 0.89], 4),
+        ([0.80, 0.77, 0.74, 0.71], 2),  # each is near the one before, but the best is the measure
+        ([0.90, 0.10, 0.10, 0.10], 1),
+    ],
+)
+def test_the_latest_checkpoint_near_the_best_is_kept(scores, kept):
+    trainer = loop.trainer_class(Trainer).__new__(loop.trainer_class(Trainer))
+    trainer.args = SimpleNamespace(
+        metric_for_best_model="eval_score", greater_is_better=True, save_strategy="steps"
+    )
+    trainer.state = TrainerState()
+    for step, score in enumerate(scores, 1):
+        trainer.state.global_step = step
+        trainer._determine_best_metric({"eval_score": score, "eval_standard_error": 0.04}, None)
+    assert trainer.state.best_global_step == kept
+    assert trainer.state.best_metric == max(scores)
 
 
 def tools_of(router, examples) -> list[Decision]:
