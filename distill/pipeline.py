@@ -24,7 +24,7 @@ import orjson
 from distill import config as configs
 from distill.config import DataConfig, RunConfig
 from distill.dataset import Dataset, build, load_dataset
-from distill.dataset.vote import vote
+from distill.dataset.vote import repeated, vote
 from distill.errors import ConfigError, DatasetError
 from distill.progress import Progress
 from distill.runs import RunDir, environment, new_file, new_folder, read_json, write, write_json
@@ -237,7 +237,9 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
         write(run.config, configs.dump(single))
     if done:
         return run
-    train_part, validation = (vote(dataset.examples(part)) for part in ("train", "validation"))
+    train_part, validation = (
+        repeated(vote(dataset.examples(part))) for part in ("train", "validation")
+    )
     parts = Parts(train_part, validation, dataset.catalogue())
     if settings.kind not in ("majority", "tfidf") or state.is_main_process:
         trained = train(settings, Job(parts, run, seed, config.trackers, progress))

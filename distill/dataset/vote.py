@@ -1,9 +1,10 @@
-"""One answer per question, for training only.
+"""What routers learn from: one answer per question, as often as it is worth.
 
 Where the teacher answers one context in several ways, routers learn the label it gave most often.
 Test parts keep every label, since there the teacher's wavering is part of what is measured.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,3 +28,13 @@ def vote(examples: Iterable[Example]) -> list[Example]:
         winner = max(totals, key=totals.__getitem__)
         kept.append(replace(labels[winner][0], weight=totals[winner]))
     return kept
+
+
+def repeated(examples: Iterable[Example]) -> list[Example]:
+    """Each example round(sqrt(weight)) times, copies side by side.
+
+    Merging duplicates leaves a question that is asked daily as rare as one asked once. Repeating
+    it fully would let a few questions fill training, and cost its time; the square root lies
+    between the two.
+    """
+    return [copy for example in examples for copy in [example] * round(math.sqrt(example.weight))]

@@ -49,7 +49,7 @@ def by_bucket(predictions: Sequence[Prediction], resamples: int) -> dict[str, li
             if (bucket == i).any()
         }
         statistics = {name: accuracy(scores.tool_correct, among) for name, among in members.items()}
-        estimates = estimate(statistics, scores.groups, resamples)
+        estimates = estimate(statistics, scores.groups, resamples, scores.weights)
         rows = []
         for name, among in members.items():
             figure = estimates[name]

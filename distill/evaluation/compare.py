@@ -133,7 +133,8 @@ def _paired(by_router: Mapping[str, Sequence[Measured]], resamples: int) -> list
                 for name in (a, b)
             )
             groups = metrics.number_groups([rows[a][key].group for key in common])
-            found[a, b] = metrics.paired_difference(left, right, groups, resamples)
+            weights = np.array([rows[a][key].weight for key in common], dtype=np.float64)
+            found[a, b] = metrics.paired_difference(left, right, groups, resamples, weights)
         adjusted = metrics.holm([difference.p_value for difference in found.values()])
         for (a, b), p_value_holm in zip(found, adjusted, strict=True):
             difference = found[a, b]

@@ -11,8 +11,10 @@ terms come from a jackknife that is unstable for the few, unequal and often faul
 here. Known limits: with fewer than about 30 groups percentile intervals are somewhat too narrow;
 training luck is not in them, because resamples hold the trained routers fixed.
 
-This module is numpy only. It knows nothing of files, routers or reports, and ignores the examples'
-weights: weights are for training.
+An example counts as often as the teacher decided it (its weight, the number of equal decisions that
+the dataset merged into it), so a figure is about the teacher's decisions, as its self-agreement is.
+
+This module is numpy only. It knows nothing of files, routers or reports.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,12 +78,14 @@ class Statistic:
 class Scores:
     """Predictions as arrays over n examples and the C tool names (`reply` included) of the labels.
 
-    `groups` (n,) numbers the groups by sorted key; `tool_correct`, `call_correct`, `label_reply`,
-    `decision_reply` (n,) are 0 or 1; `label_counts`, `decision_counts` (n, C) are the multisets;
-    `confidence` (n,) is nan where the router gave none.
+    `groups` (n,) numbers the groups by sorted key; `weights` (n,) are the examples';
+    `tool_correct`, `call_correct`, `label_reply`, `decision_reply` (n,) are 0 or 1;
+    `label_counts`, `decision_counts` (n, C) are the multisets; `confidence` (n,) is nan where the
+    router gave none.
     """
 
     groups: Indices
+    weights: Array
     tool_correct: Array
     call_correct: Array
     label_counts: Array
@@ -106,6 +110,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
                 decision_counts[row, column[name]] += 1
     return Scores(
         groups=number_groups([p.group for p in predictions]),
+        weights=np.array([p.weight for p in predictions], dtype=np.float64),
         tool_correct=_flags([p.decision.tools == p.label.tools for p in predictions]),
         call_correct=_flags([same_calls(p.decision, p.label) for p in predictions]),
         label_counts=label_counts,
@@ -216,7 +221,10 @@ def brier(scores: Scores) -> Statistic:
 
 
 def estimate(
-    statistics: Mapping[str, Statistic], groups: Indices, resamples: int
+    statistics: Mapping[str, Statistic],
+    groups: Indices,
+    resamples: int,
+    weights: Array | None = None,
 ) -> dict[str, Estimate | None]:
     """Each figure with its interval, all from the same resamples; None without support.
 
@@ -224,10 +232,13 @@ def estimate(
         statistics: figures by name, all over the same n examples.
         groups: (n,) group numbers from `number_groups`.
         resamples: bootstrap resamples B; memory is bounded whatever B and the number of groups.
+        weights: (n,) how often each example counts; once where not given.
     """
     if not statistics:
         return {}
-    sums = {name: _group_sums(s.columns, groups) for name, s in statistics.items()}
+    # Every figure is a function of column sums, so weighting the rows weights every figure.
+    rows = 1.0 if weights is None else weights[:, None]
+    sums = {name: _group_sums(s.columns * rows, groups) for name, s in statistics.items()}
     replicates = _bootstrap(statistics, sums, resamples)
     return {
         name: _interval(statistic, sums[name], replicates[name])
@@ -235,8 +246,10 @@ def estimate(
     }
 
 
-def paired_difference(a: Array, b: Array, groups: Indices, resamples: int) -> Difference:
-    """Mean of a - b over the same n examples, e.g. the correctness of two routers.
+def paired_difference(
+    a: Array, b: Array, groups: Indices, resamples: int, weights: Array | None = None
+) -> Difference:
+    """Weighted mean of a - b over the same n examples, e.g. the correctness of two routers.
 
     The p-value inverts the percentile interval: twice the smaller share of resampled differences
     on either side of 0, counting ties on both, with one added to both counts (Davison & Hinkley
@@ -244,6 +257,7 @@ def paired_difference(a: Array, b: Array, groups: Indices, resamples: int) -> Di
     a sign-flip test on them: a bootstrap of two or three groups would claim more.
     """
     columns = np.stack([a - b, np.ones_like(a)], axis=1)
+    columns *= 1.0 if weights is None else weights[:, None]
     statistic = Statistic(columns, lambda s: s[..., 0] / s[..., 1], bounds=(-1.0, 1.0))
     sums = _group_sums(columns, groups)
     replicates = _bootstrap({"d": statistic}, {"d": sums}, resamples)["d"]

@@ -58,6 +58,7 @@ def router_entry(
         },
         scores.groups,
         config.bootstrap,
+        scores.weights,
     )
     tool_accuracy = found["tool_accuracy"]
     assert tool_accuracy is not None, "every example has a label"
@@ -155,7 +156,9 @@ def teacher_entry(runs: Sequence[Measured]) -> dict[str, Any]:
 def _seed_entry(run: Measured, config: EvaluationConfig) -> dict[str, Any]:
     scores = metrics.score(run.predictions)
     statistic = {"tool_accuracy": metrics.accuracy(scores.tool_correct)}
-    figure = metrics.estimate(statistic, scores.groups, config.bootstrap)["tool_accuracy"]
+    figure = metrics.estimate(statistic, scores.groups, config.bootstrap, scores.weights)[
+        "tool_accuracy"
+    ]
     return {
         "seed": run.seed,
         "n_examples": len(run.predictions),

@@ -1,13 +1,15 @@
-"""One label per question: the one that was given most often."""
+"""One label per question, the one that was given most often; frequent questions come oftener."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from made_traces import TOOLS, search, user
 
 from distill.dataset.points import context_key
-from distill.dataset.vote import vote
+from distill.dataset.vote import repeated, vote
 from distill.types import Context, Decision, Example, Message, ToolCall
 
 SEARCH = Decision("call", (search("tea"),))
@@ -80,3 +82,12 @@ def test_which_label_wins_does_not_depend_on_the_order(luck: random.Random):
     made.append(example("d", BOOK, 3.0))
     (kept,) = vote(luck.sample(made, len(made)))
     assert kept.label == BOOK
+
+
+@given(st.lists(st.integers(1, 400), max_size=20))
+def test_repeats_grow_with_the_square_root_of_the_weight(weights: list[int]) -> None:
+    kept = [replace(example("x", REPLY), id=str(i), weight=w) for i, w in enumerate(weights)]
+    copies = Counter(e.id for e in repeated(kept))
+    assert set(copies) == {e.id for e in kept}
+    for e in kept:
+        assert abs(copies[e.id] - e.weight**0.5) <= 0.5

@@ -24,7 +24,8 @@ ALL = {
 
 def figures(made: Sequence[Prediction], resamples: int = 200) -> dict[str, Estimate | None]:
     scores = metrics.score(made)
-    return metrics.estimate({k: f(scores) for k, f in ALL.items()}, scores.groups, resamples)
+    statistics = {k: f(scores) for k, f in ALL.items()}
+    return metrics.estimate(statistics, scores.groups, resamples, scores.weights)
 
 
 decisions = st.builds(
@@ -277,7 +278,19 @@ def test_holm_by_hand() -> None:
     assert metrics.holm([]) == []
 
 
-def test_weights_do_not_change_a_metric() -> None:
-    made = predictions([(call("a"), call("a")), (call("a"), call())] * 5)
-    heavy = [dataclasses.replace(p, weight=100.0 * i) for i, p in enumerate(made)]
-    assert figures(made) == figures(heavy)
+def test_a_weight_counts_like_that_many_copies() -> None:
+    made = predictions([(call("a"), call("a")), (call("a"), call()), (call(), call("b"))] * 3)
+    weights = [1 + i % 4 for i in range(len(made))]
+    heavy = [dataclasses.replace(p, weight=w) for p, w in zip(made, weights, strict=True)]
+    copies = [p for p, w in zip(made, weights, strict=True) for _ in range(w)]
+    expected = figures(copies)
+    for name, found in figures(heavy).items():
+        wanted = expected[name]
+        assert (found is None) == (wanted is None), name
+        assert found is None or found == pytest.approx(wanted), name
+
+
+def test_a_weight_counts_in_a_paired_difference() -> None:
+    a, b, groups = np.array([1.0, 0.0, 1.0]), np.array([0.0, 1.0, 1.0]), np.arange(3)
+    found = metrics.paired_difference(a, b, groups, 200, np.array([3.0, 1.0, 4.0]))
+    assert found.value == pytest.approx(2 / 8)

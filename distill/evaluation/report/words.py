@@ -30,7 +30,8 @@ def findings(report: Report) -> list[str]:
     best, *rest = report["routers"]
     sentences = [
         f"The 95% interval of this figure is {formats.interval(best['tool_accuracy'])}%, "
-        f"from {best['n_examples']} decisions in {best['n_groups']} groups. {_ceiling(report)}"
+        f"from {best['n_examples']} distinct decisions in {best['n_groups']} groups. "
+        f"{_ceiling(report)}"
     ]
     if rest:
         sentences += [_lead(report), _order(report)]
