@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from distill import config as configs
 from distill.config import (
     DataConfig,
+    DecoderConfig,
     EncoderConfig,
     RenderConfig,
     RnnConfig,
@@ -331,3 +332,15 @@ def test_configs_and_help_cost_no_heavy_import(code: str):
         check=True,
     )
     assert done.stderr.strip() == "[]"
+
+
+def test_a_partial_section_keeps_the_kinds_own_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("name: a\nrouters: {d: {kind: decoder, train: {epochs: 7}}, r: {kind: rnn}}\n")
+    loaded = configs.load(path, ["routers.r.train.epochs=1", "data.split.train=0.5"])
+    decoder, rnn = loaded.routers["d"], loaded.routers["r"]
+    assert isinstance(decoder, DecoderConfig)
+    assert isinstance(rnn, RnnConfig)
+    assert decoder.train == DecoderConfig().train.model_copy(update={"epochs": 7.0})
+    assert rnn.train == RnnConfig().train.model_copy(update={"epochs": 1.0})
+    assert loaded.data.split.validation == DataConfig().split.validation

@@ -50,13 +50,17 @@ class EncoderClassifier(nn.Module):
         Returns:
             `logits` [batch, classes], and `loss` when labels are given.
         """
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        logits = self.head(((states * mask).sum(1) / mask.sum(1)).to(self.head.weight.dtype))
+        logits = self.head(self.pooled(input_ids, attention_mask).to(self.head.weight.dtype))
         output = {"logits": logits}
         if labels is not None:
             output["loss"] = nn.functional.cross_entropy(logits, labels)
         return output
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mean of the last states over the unmasked positions, [batch, hidden]."""
+        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        return (states * mask).sum(1) / mask.sum(1)
 
 
 class EncoderRouter(ClassifierRouter):

@@ -1,7 +1,8 @@
 """Training the routers that classify: the RNN from scratch, the encoder through LoRA."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from distill.config import EncoderConfig, LoraConfig, RnnConfig, TrainConfig
-from distill.render import render_text
+from distill.render import cut, render_text
 from distill.routers import pretrained
 from distill.routers.encoder import EncoderClassifier, EncoderRouter, encoder_text
 from distill.routers.folder import RouterFile
@@ -20,7 +21,10 @@ from distill.routers.labels import LabelSpace
 from distill.routers.rnn import PAD, Gru, RnnRouter, learn_tokenizer
 from distill.training import loop
 from distill.training.job import Job, Trained
-from distill.types import Example
+from distill.types import REPLY, Example, ToolSpec
+
+_PRIOR = 5.0
+"""The logit with which a tool's own description starts (`_describe_classes`)."""
 
 
 def train_rnn(config: RnnConfig, job: Job) -> Trained:
@@ -48,6 +52,7 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
     base = pretrained.resolve(config.model, config.revision)
     tokenizer = pretrained.load_tokenizer(base)
     model = EncoderClassifier(pretrained.load_encoder(base), len(labels))
+    _describe_classes(model, tokenizer, labels, job.parts.catalogue)
     adapted = get_peft_model(model, _lora(config.lora, model))
     trainable = _count(adapted, trainable=True)
 
@@ -72,6 +77,37 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
     file = RouterFile(config, job.parts.catalogue, labels, base.describe())
     router = EncoderRouter(file, tokenizer, merged.cpu())
     return Trained(router, _count(merged), trainable, seconds)
+
+
+def _describe_classes(
+    model: EncoderClassifier,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: LabelSpace,
+    catalogue: Sequence[ToolSpec],
+) -> None:
+    """Start the head at what the encoder makes of each class's tool names and descriptions.
+
+    A context then begins with the tool whose description it resembles, so that a tool of few
+    examples is not learned from nothing (prototypes as in Snell et al. 2017, arXiv:1703.05175,
+    section 2.6, from descriptions instead of examples). Their mean is taken out, since all
+    descriptions share it; a context equal to a description gets a logit of about `_PRIOR`.
+    """
+    descriptions = {tool.name: tool.description for tool in catalogue}
+    texts = ["; ".join(_in_words(name, descriptions) for name in names) for names in labels.classes]
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
+    with torch.no_grad():
+        pooled = model.pooled(batch["input_ids"], batch["attention_mask"])
+        pooled = pooled - pooled.mean(0)
+        squared = pooled.square().sum(1, keepdim=True).clamp(min=1e-6)
+        model.head.weight.copy_(_PRIOR * pooled / squared)
+        model.head.bias.zero_()
+
+
+def _in_words(name: str, descriptions: Mapping[str, str]) -> str:
+    if name == REPLY:
+        return "answer in words, nothing to look up or to do"
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_.-]+", " ", name)
+    return f"{spaced}: {cut(descriptions.get(name, ''), 200)}"
 
 
 def _lora(config: LoraConfig, model: EncoderClassifier) -> PeftLoraConfig:
