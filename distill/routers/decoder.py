@@ -105,11 +105,14 @@ def decision_spans(text: str) -> list[tuple[int, int]]:
     if "<tool_call>" not in text:
         return [(0, len(text) + 1)]
     spans, end = [], 0
-    for opening in re.finditer(r"<tool_call>", text):
-        name = _NAME.match(text, opening.end())
-        close = text.find("</tool_call>", opening.end())
+    while (opening := text.find("<tool_call>", end)) >= 0:
+        body = opening + len("<tool_call>")
+        name = _NAME.match(text, body)
+        close = text.find("</tool_call>", body)
         spans.append((end, name.end() if name else len(text)))
         end = len(text) if close < 0 else close + len("</tool_call>")
+        if name is None:
+            end = len(text)  # all of it stands for a call that is none
     return [*spans, (end, len(text) + 1)]
 
 

@@ -97,8 +97,10 @@ def _describe_classes(
     batch = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
     with torch.no_grad():
         pooled = model.pooled(batch["input_ids"], batch["attention_mask"])
+        # Descriptions that hardly differ must not become huge weights on their small differences.
+        floor = float(pooled.square().sum(1).mean()) / 4
         pooled = pooled - pooled.mean(0)
-        squared = pooled.square().sum(1, keepdim=True).clamp(min=1e-6)
+        squared = pooled.square().sum(1, keepdim=True).clamp(min=floor)
         model.head.weight.copy_(_PRIOR * pooled / squared)
         model.head.bias.zero_()
 
