@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every table of the README's "What came out". DATA holds the converted public traces, named as
+# Makes the tables and cards of a release. DATA holds the converted public traces, named as
 # in configs/run/*.yaml (default: data). Hours on two cores; resumes when started again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
