@@ -183,6 +183,7 @@ def test_doing_a_finished_job_again_does_nothing(folder: Path, monkeypatch: pyte
 def test_a_dataset_outlives_its_traces(folder: Path):
     (folder / "traces.jsonl").unlink()
     do(job_at(folder, evaluation={"bootstrap": 200, "latency_samples": 2}))
+    assert (folder / "runs/shop/comparison/report.html").is_file()
 
 
 def test_another_router_config_in_the_same_folder_is_refused(folder: Path):

@@ -5,8 +5,8 @@
     *.safetensors   weights, or a PEFT adapter
     tokenizer.json, chat_template.jinja, …   as the kind needs
 
-A folder moves to another machine by copying: it holds no path, and a base model stands in it by
-name and checksum.
+A folder moves to another machine by copying: a base model stands in it by name and checksum. The
+one exception is a decoder trained on a local base folder, which needs that folder at its path.
 """
 
 from collections.abc import Sequence

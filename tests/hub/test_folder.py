@@ -223,6 +223,8 @@ def test_preparing_again_replaces_only_what_was_prepared(tmp_path: Path) -> None
 
 
 def test_a_prepared_folder_is_made_of_valid_files(tmp_path: Path) -> None:
-    for path in prepare(make_run(tmp_path / "run", "decoder"), REPO, tmp_path / "out"):
-        if path.suffix == ".json":
-            orjson.loads(path.read_bytes())
+    written = prepare(make_run(tmp_path / "run", "decoder"), REPO, tmp_path / "out")
+    json_files = [path for path in written if path.suffix == ".json"]
+    values = {path.name: orjson.loads(path.read_bytes()) for path in json_files}
+    assert {"router.json", "adapter_config.json", "report.json", "manifest.json"} <= set(values)
+    assert all(isinstance(value, dict) for value in values.values())
