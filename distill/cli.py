@@ -1,8 +1,6 @@
 """The command line: parse, call, print. Exit 0 done, 2 bad input, 1 our own fault, 130 Ctrl-C."""
 
-import errno
 import os
-import sqlite3
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import config as configs
+from distill import disk
 from distill.config import DataConfig, RunConfig
 from distill.display import Display
 from distill.errors import ConfigError, InputError
@@ -34,11 +33,6 @@ Overrides = Annotated[
 ]
 
 _INTERRUPTED = 130
-
-_USERS_DISK = {
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
-    errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
-}  # fmt: skip
 
 
 @app.command("import")
@@ -225,15 +219,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         _interrupted()
-    except OSError as error:
-        if error.errno not in _USERS_DISK:
+    except Exception as error:
+        refused = disk.refusal(error)
+        if refused is None:
             raise
-        place = error.filename or "disk"
-        _fail(f"{place}: {os.strerror(error.errno)}; mend that and run the same command again")
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            raise
-        _fail(f"disk: {error}; mend that and run the same command again")
+        _fail(f"{refused}; mend that and run the same command again")
 
 
 def _say(line: str) -> None:

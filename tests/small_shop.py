@@ -6,6 +6,7 @@ Every request names its decision plainly, so that even a tiny model learns most 
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import orjson
 
@@ -146,3 +147,18 @@ def write_traces(path: Path, count: int = 80) -> Path:
             trace = Trace(made.trace_id, made.group, "teacher", "made up", TOOLS, messages)
             file.write(orjson.dumps(trace_json(trace)) + b"\n")
     return path
+
+
+def job_values(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The config of a job of seconds on `folder/traces.jsonl`; changes are top-level keys."""
+    value: dict[str, Any] = {
+        "name": "shop",
+        "output": str(folder / "runs"),
+        "data": {"traces": str(folder / "traces.jsonl"), "split": {"merge_jaccard": None}},
+        "routers": {
+            "majority": {"kind": "majority"},
+            "tfidf": {"kind": "tfidf", "regularisation": [10.0]},
+        },
+        "evaluation": {"bootstrap": 100, "latency_samples": 2},
+    }
+    return value | changes

@@ -1,6 +1,6 @@
 """The command line: each command's way through, and one clear line for everything a user can do.
 
-All in process, on traces of seconds; only the two baselines are trained.
+All in process, on traces of seconds; hardly more than the two baselines is trained.
 """
 
 import errno
@@ -18,11 +18,13 @@ import orjson
 import pytest
 import typer.main
 import yaml
-from small_shop import write_traces
+from safetensors import SafetensorError
+from small_shop import job_values, write_traces
 
 from distill import cli, load_router, pipeline, runs
 from distill.config import load
 from distill.dataset import load_dataset, spool
+from distill.routers import rnn
 from distill.runs import RunDir, read_json
 
 COMMANDS = ["import", "build", "train", "evaluate", "compare", "run", "push", "config"]
@@ -88,18 +90,8 @@ def traces(tmp_path: Path) -> Path:
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
-    value: dict[str, Any] = {
-        "name": "shop",
-        "output": str(folder / "runs"),
-        "data": {"traces": str(folder / "traces.jsonl"), "split": {"merge_jaccard": None}},
-        "routers": {
-            "majority": {"kind": "majority"},
-            "tfidf": {"kind": "tfidf", "regularisation": [10.0]},
-        },
-        "evaluation": {"bootstrap": 100, "latency_samples": 2},
-    }
     path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(value | changes, sort_keys=False))
+    path.write_text(yaml.safe_dump(job_values(folder, **changes), sort_keys=False))
     return path
 
 
@@ -538,6 +530,22 @@ def test_a_disk_that_fills_while_traces_are_read(
     monkeypatch.setattr(spool, "_SCHEMA", f"PRAGMA max_page_count = 16;{spool._SCHEMA}")
     assert "disk is full; mend that and run the same command again" in build(fails, traces)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["traces.jsonl"]
+
+
+def test_a_disk_that_fills_while_weights_are_written(
+    fails, done, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = write_config(tmp_path, routers={"rnn": {"kind": "rnn", "train": {"epochs": 1}}})
+
+    def full(*arguments: object, **keywords: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rnn, "save_file", full)
+        line = fails("train", config)
+    assert line == "disk: No space left on device; mend that and run the same command again"
+    assert not RunDir(tmp_path / "runs/shop/rnn-s0").whole
+    done("train", config)
 
 
 def test_a_place_where_no_folder_can_be(fails, traces: Path):

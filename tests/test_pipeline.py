@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from small_shop import write_traces
+from small_shop import job_values, write_traces
 
 from distill import config as configs
 from distill import load_router, pipeline
@@ -25,17 +25,7 @@ CONTRACT = ["config.yaml", "manifest.json", "predictions.jsonl", "report.json"]
 
 def job_at(folder: Path, **changes: Any) -> RunConfig:
     """A job of seconds on the traces in `folder`; changes are top-level keys of the config."""
-    value: dict[str, Any] = {
-        "name": "shop",
-        "output": str(folder / "runs"),
-        "data": {"traces": str(folder / "traces.jsonl"), "split": {"merge_jaccard": None}},
-        "routers": {
-            "majority": {"kind": "majority"},
-            "tfidf": {"kind": "tfidf", "regularisation": [10.0]},
-        },
-        "evaluation": {"bootstrap": 100, "latency_samples": 2},
-    }
-    return configs.parse(value | changes, "test", RunConfig)
+    return configs.parse(job_values(folder, **changes), "test", RunConfig)
 
 
 def do(job: RunConfig) -> None:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from distill.chat import message_json, tool_json, trace_json
+from distill.sample.desk import TOOLS
 from distill.sample.replay import traces
-from distill.sample.tools import TOOLS
 from distill.types import Trace
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from distill.sample.desk import TOOLS, call, problem
 from distill.sample.shop import SHOP_NAME, TODAY, diff, open_shop, shop_state
-from distill.sample.tools import TOOLS, call, problem
 from distill.types import Message, Outcome, ToolCall, Trace
 
 CONVERSATIONS = Path(__file__).with_name("conversations")

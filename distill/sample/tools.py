@@ -1,20 +1,17 @@
-"""The tools of `orderdesk`: typed functions over the shop, their schemas, and `call`.
+"""The tools of `orderdesk`: typed functions over the shop, where the business rules live.
 
-The business rules live in the tools. A tool that refuses answers `{"error": why}`; nothing a
-caller passes raises, and a refusal changes nothing.
+A tool that refuses answers `{"error": why}` and changes nothing. The functions trust the types of
+their arguments: callers go through `distill.sample.desk`, which checks them.
 """
 
-import inspect
 import re
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date, timedelta
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from distill.sample.catalogue import FOOD
 from distill.sample.shop import TODAY
-from distill.types import ToolCall, ToolSpec
 
 Result = dict[str, Any]
 RETURN_DAYS = 30
@@ -550,116 +547,22 @@ def _has_words(full: str, part: str) -> bool:
     return bool(part.strip()) and set(part.lower().split()) <= set(full.lower().split())
 
 
-_Tool = Callable[..., Result]
-
-_FUNCTIONS: dict[str, _Tool] = {
-    function.__name__: function
-    for function in (
-        find_customer,
-        get_customer,
-        list_orders,
-        get_order,
-        track_shipment,
-        cancel_order,
-        change_address,
-        create_return,
-        refund,
-        replace_item,
-        check_stock,
-        search_products,
-        search_help,
-        open_ticket,
-        add_note,
-        update_contact,
-    )
-}
-
-_JSON_TYPES: dict[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
-
-
-def spec_of(function: _Tool) -> ToolSpec:
-    """The tool that a function is: summary, parameters and their descriptions."""
-    doc = inspect.cleandoc(function.__doc__ or "")
-    summary, _, args = doc.partition("\n\nArgs:\n")
-    texts = dict(re.findall(r"^    (\w+): (.+)$", args, re.MULTILINE))
-    hints = get_type_hints(function)
-    properties: dict[str, Any] = {}
-    required = []
-    for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
-        properties[name] = {**_type_schema(hints[name]), "description": texts[name]}
-        if parameter.default is inspect.Parameter.empty:
-            required.append(name)
-    return ToolSpec(
-        function.__name__,
-        summary,
-        {
-            "type": "object",
-            "properties": properties,
-            "required": required,
-            "additionalProperties": False,
-        },
-    )
-
-
-def _type_schema(hint: Any) -> dict[str, Any]:
-    options = get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        # An optional argument is left out, never passed as null.
-        (hint,) = (option for option in options if option is not NoneType)
-        return _type_schema(hint)
-    if get_origin(hint) is Literal:
-        return {"type": "string", "enum": list(options)}
-    return {"type": _JSON_TYPES[hint]}
-
-
-TOOLS: tuple[ToolSpec, ...] = tuple(spec_of(function) for function in _FUNCTIONS.values())
-_SPECS = {spec.name: spec for spec in TOOLS}
-
-
-def problem(chosen: ToolCall) -> str | None:
-    """Why a call does not fit its tool's schema; None if it does."""
-    spec = _SPECS.get(chosen.name)
-    if spec is None:
-        return f"no tool {chosen.name}"
-    if chosen.arguments is None:
-        return "no arguments given"
-    for name in spec.parameters["required"]:
-        if name not in chosen.arguments:
-            return f"{name} is missing"
-    properties = spec.parameters["properties"]
-    return next(
-        filter(None, (_misfit(properties, *pair) for pair in chosen.arguments.items())), None
-    )
-
-
-def _misfit(properties: Mapping[str, Any], name: str, value: object) -> str | None:
-    schema = properties.get(name)
-    if schema is None:
-        return f"there is no argument {name}"
-    if not _fits(value, schema["type"]):
-        return f"{name} must be of type {schema['type']}"
-    if "enum" in schema and value not in schema["enum"]:
-        return f"{name} must be one of {', '.join(schema['enum'])}"
-    return None
-
-
-def _fits(value: object, kind: str) -> bool:
-    if kind == "string":
-        # Half a surrogate pair is valid in a Python string, but nowhere else.
-        return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
-    if kind == "boolean":
-        return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    if kind == "integer":
-        return isinstance(value, int)
-    # Neither NaN nor an infinity is JSON, and neither is an amount of money.
-    return isinstance(value, int | float) and abs(value) < 1e12
-
-
-def call(conn: sqlite3.Connection, chosen: ToolCall) -> Result:
-    """Run a tool; a call that does not fit its schema gives an error and changes nothing."""
-    wrong = problem(chosen)
-    if wrong is not None:
-        return _error(wrong)
-    return _FUNCTIONS[chosen.name](conn, **(chosen.arguments or {}))
+FUNCTIONS: tuple[Callable[..., Result], ...] = (
+    find_customer,
+    get_customer,
+    list_orders,
+    get_order,
+    track_shipment,
+    cancel_order,
+    change_address,
+    create_return,
+    refund,
+    replace_item,
+    check_stock,
+    search_products,
+    search_help,
+    open_ticket,
+    add_note,
+    update_contact,
+)
+"""The tools, in the order in which they are offered."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.sample.desk import TOOLS
 from distill.sample.replay import (
     Conversation,
     ReplayError,
@@ -17,7 +18,6 @@ from distill.sample.replay import (
     run,
     traces,
 )
-from distill.sample.tools import TOOLS
 
 CONVERSATIONS = load_conversations()
 
@@ -99,7 +99,7 @@ def test_malformed_scripts_name_file_id_and_fault(tmp_path: Path, text: str, why
 
 def test_a_call_that_does_not_fit_its_tool_is_an_error(tmp_path: Path) -> None:
     conversation = only(tmp_path, script("{call: {get_order: {order_id: '7'}}}, {reply: a}"))
-    with pytest.raises(ReplayError, match="one: get_order: order_id must be"):
+    with pytest.raises(ReplayError, match="one: get_order: order_id: "):
         replay(conversation)
 
 
