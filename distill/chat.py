@@ -6,12 +6,23 @@ the same JSON; none of them parses it on its own. Faults name the place inside t
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
 from distill.types import Decision, Message, Outcome, Role, ToolCall, ToolSpec, Trace, Usage
+
+Note = Callable[[str], None]
+"""Told, with its place, what was read otherwise than it stands."""
+
+# jsonschema spends some six stack frames a level, and Python has a thousand.
+MAX_DEPTH = 64
+
+MAX_AMOUNT = 2**53
+"""Bound of a count of tokens or calls and of a duration in ms: exact in a double, and a sum of a
+few hundred still fits 64 bits. No real figure comes near it."""
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -45,15 +56,22 @@ def parse_tools(value: Any) -> tuple[ToolSpec, ...]:
     return tuple(tools)
 
 
-def parse_messages(value: Any) -> tuple[Message, ...]:
-    """Read a `messages` list; text parts are joined, other content parts are refused."""
+def parse_messages(value: Any, note: Note | None = None) -> tuple[Message, ...]:
+    """Read a `messages` list; text parts are joined.
+
+    Args:
+        value: the list.
+        note: with it, two faults cost less than the whole list and are told to it instead: content
+            parts that are no text are left out, and a call whose arguments cannot be read becomes
+            one that is not filled.
+    """
     if not isinstance(value, list) or not value:
         raise ValueError("messages: missing or empty")
-    return tuple(parse_message(item, f"messages[{i}]") for i, item in enumerate(value))
+    return tuple(parse_message(item, f"messages[{i}]", note) for i, item in enumerate(value))
 
 
-def parse_message(value: Any, place: str = "message") -> Message:
-    """Read one chat message of any role."""
+def parse_message(value: Any, place: str = "message", note: Note | None = None) -> Message:
+    """Read one chat message of any role; `note` as in `parse_messages`."""
     if not isinstance(value, dict):
         raise ValueError(f"{place}: not an object")
     role = _ROLES.get(str(value.get("role")))
@@ -70,14 +88,14 @@ def parse_message(value: Any, place: str = "message") -> Message:
     content = value.get("content")
     if role == "assistant" and isinstance(content, bool | int | float | dict):
         content = _parse_result(content)  # a final answer that a framework logged as a bare value
-    content = _parse_content(content, place)
-    calls = _parse_calls(value, place) if role == "assistant" else ()
+    content = _parse_content(content, place, note)
+    calls = _parse_calls(value, place, note) if role == "assistant" else ()
     if content is None and not calls and role != "assistant":
         raise ValueError(f"{place}: no content")
     return Message(role, content, calls)
 
 
-def _parse_content(content: Any, place: str) -> str | None:
+def _parse_content(content: Any, place: str, note: Note | None) -> str | None:
     if content is None or isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -87,7 +105,10 @@ def _parse_content(content: Any, place: str) -> str | None:
                 texts.append(part["text"])
             else:
                 kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                raise ValueError(f"{place}.content[{i}]: {kind!r} parts are not supported")
+                fault = f"{place}.content[{i}]: {kind!r} parts are not supported"
+                if note is None:
+                    raise ValueError(fault)
+                note(f"{fault}, left out")
         return "\n".join(texts)
     raise ValueError(f"{place}.content: neither text nor a list of parts")
 
@@ -101,30 +122,78 @@ def _parse_result(content: Any) -> str:
     return "" if content is None else orjson.dumps(content).decode()
 
 
-def _parse_calls(message: dict[str, Any], place: str) -> tuple[ToolCall, ...]:
+def _parse_calls(message: dict[str, Any], place: str, note: Note | None) -> tuple[ToolCall, ...]:
     raw = message.get("tool_calls") or []
     if not raw and message.get("function_call"):
         raw = [{"function": message["function_call"]}]
     if not isinstance(raw, list):
         raise ValueError(f"{place}.tool_calls: not a list")
-    return tuple(parse_call(item, f"{place}.tool_calls[{i}]") for i, item in enumerate(raw))
+    return tuple(parse_call(item, f"{place}.tool_calls[{i}]", note) for i, item in enumerate(raw))
 
 
-def parse_call(value: Any, place: str = "tool call") -> ToolCall:
-    """Read one tool call; arguments may be a JSON string (as the API sends them) or an object."""
+def parse_call(value: Any, place: str = "tool call", note: Note | None = None) -> ToolCall:
+    """Read one tool call; arguments may be a JSON string (as the API sends them) or an object.
+
+    `note` as in `parse_messages`.
+    """
     function = value.get("function", value) if isinstance(value, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError(f"{place}: not a function call with a name")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = orjson.loads(arguments) if arguments.strip() else {}
-        except orjson.JSONDecodeError:
-            raise ValueError(f"{place}.arguments: not JSON") from None
-    if arguments is not None and not isinstance(arguments, dict):
-        raise ValueError(f"{place}.arguments: not a JSON object")
+    try:
+        arguments = _parse_arguments(function.get("arguments"), f"{place}.arguments")
+    except ValueError as error:
+        if note is None:
+            raise
+        note(f"{error}, read as not filled")
+        arguments = None
     call_id = value.get("id")
     return ToolCall(function["name"], arguments, call_id if isinstance(call_id, str) else None)
+
+
+def _parse_arguments(value: Any, place: str) -> dict[str, Any] | None:
+    if isinstance(value, str):
+        text = value if value.strip() else "{}"
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise ValueError(f"{place}: not JSON") from None
+        check_json(value, text, place)
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{place}: not a JSON object")
+    return value
+
+
+def check_json(value: Any, text: str | bytes, place: str) -> None:
+    """Raise ValueError where `value`, parsed from the JSON `text`, cannot be relied on.
+
+    Lists and objects must not nest deeper than schema validation can follow, and orjson would read
+    a whole number beyond 64 bits as the nearest double: another card number, say.
+    """
+    level: list[Any] = [[value]]
+    huge = False
+    for _ in range(MAX_DEPTH + 2):
+        inside = []
+        for node in level:
+            for child in node.values() if type(node) is dict else node:
+                kind = type(child)
+                if kind is dict or kind is list:
+                    inside.append(child)
+                elif kind is float and not -(2**63) < child < 2**63:
+                    huge = True
+        level = inside
+        if not level:
+            break
+    else:
+        raise ValueError(f"{place}: nested deeper than {MAX_DEPTH} levels")
+    if huge:
+        # Written with a point or an exponent it is a double, and stands for no other number.
+        json.loads(text, parse_int=lambda digits: _check_digits(digits, place))
+
+
+def _check_digits(digits: str, place: str) -> None:
+    # The length first: Python refuses to convert thousands of digits, in words of its own.
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise ValueError(f"{place}: a whole number beyond 64 bits")
 
 
 def tool_json(tool: ToolSpec) -> dict[str, Any]:
@@ -179,8 +248,8 @@ def parse_decision(value: Mapping[str, Any]) -> Decision:
 
 
 def trace_json(trace: Trace) -> dict[str, Any]:
-    """The trace as one line of a trace file."""
-    return {
+    """The trace as one line of a trace file; `decisions` only where the trace states them."""
+    value = {
         "id": trace.id,
         "group": trace.group,
         "model": trace.teacher,
@@ -195,34 +264,76 @@ def trace_json(trace: Trace) -> dict[str, Any]:
             "duration_ms": trace.usage.duration_ms,
         },
     }
+    return value if trace.decisions is None else value | {"decisions": list(trace.decisions)}
+
+
+def parse_decisions(value: Any, messages: Sequence[Message]) -> tuple[int, ...] | None:
+    """Read `decisions`: the positions of the recorded decisions among the messages, ascending."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(_is_assistants(item, messages) for item in value):
+        raise ValueError("decisions: not a list of positions of assistant messages")
+    return tuple(sorted(set(value)))
+
+
+def _is_assistants(item: Any, messages: Sequence[Message]) -> bool:
+    inside = type(item) is int and 0 <= item < len(messages)
+    return inside and messages[item].role == "assistant"
 
 
 def parse_outcome(value: Any) -> Outcome:
-    """Read `outcome`; anything but a clear verdict is "not graded"."""
+    """Read `outcome`: an object with `success`, `reward` or both, or the bare verdict.
+
+    A verdict is true or false, 1 or 0; null is "not graded". A word for it is refused, since a
+    failure taken for "not graded" would teach.
+    """
     if not isinstance(value, dict):
-        return Outcome()
-    success, reward = value.get("success"), value.get("reward")
+        return Outcome(_verdict(value, "outcome"))
+    if value and not value.keys() & {"success", "reward"}:
+        raise ValueError("outcome: neither success nor reward in it")
+    reward = value.get("reward")
+    if reward is not None and not _is_number(reward):
+        raise ValueError("outcome.reward: not a number")
     return Outcome(
-        success if isinstance(success, bool) else None,
-        float(reward) if isinstance(reward, int | float) else None,
+        _verdict(value.get("success"), "outcome.success"), None if reward is None else float(reward)
     )
+
+
+def _verdict(value: Any, place: str) -> bool | None:
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{place}: neither true nor false")
 
 
 def parse_usage(value: Any) -> Usage:
-    """Read `usage` under our names or the API's (`prompt_tokens`, `completion_tokens`)."""
+    """Read `usage` under our names or the API's (`prompt_tokens`, `completion_tokens`).
+
+    What is no number from 0 to `MAX_AMOUNT` is not known, and so is a count with a fraction.
+    """
     if not isinstance(value, dict):
         return Usage()
 
-    def number(*names: str) -> Any:
-        found = (value.get(name) for name in names)
-        return next((v for v in found if isinstance(v, int | float)), None)
+    def amount(*names: str) -> float | None:
+        numbers = (value.get(name) for name in names)
+        found = next((number for number in numbers if _is_number(number)), None)
+        return found if found is not None and 0 <= found <= MAX_AMOUNT else None
+
+    def count(*names: str) -> int | None:
+        found = amount(*names)
+        return int(found) if found is not None and found == int(found) else None
 
     return Usage(
-        cast(int | None, number("input_tokens", "prompt_tokens")),
-        cast(int | None, number("output_tokens", "completion_tokens")),
-        cast(int | None, number("llm_calls")),
-        cast(float | None, number("duration_ms")),
+        count("input_tokens", "prompt_tokens"),
+        count("output_tokens", "completion_tokens"),
+        count("llm_calls"),
+        amount("duration_ms", "latency_ms"),
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def canonical(value: Any) -> bytes:

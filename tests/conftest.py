@@ -59,7 +59,7 @@ def taught_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = save_llama(tmp_path_factory.mktemp("models") / "taught-llama")
     tokenizer = pretrained.load_tokenizer(pretrained.resolve(str(folder)))
-    prompts = PromptFormat(tokenizer, decoder(folder))
+    prompts = PromptFormat.new(tokenizer, decoder(folder))
     rows = [row(example, prompts, 64) for example in examples(200, seed=2)]
     teach(folder, [row for row in rows if row is not None])
     return folder

@@ -36,6 +36,7 @@ def test_a_trace_is_read_back_as_it_was(trace: Trace):
         chat.parse_messages(value["messages"]),
         chat.parse_outcome(value["outcome"]),
         chat.parse_usage(value["usage"]),
+        chat.parse_decisions(value.get("decisions"), trace.messages),
     )
     assert again == trace
 
@@ -150,6 +151,10 @@ def assistant(**fields: Any) -> dict[str, Any]:
             [assistant(tool_calls=[{"name": "a", "arguments": '{"n": NaN}'}])],
             "messages[0].tool_calls[0].arguments: not JSON",
         ),
+        (
+            [assistant(tool_calls=[{"name": "a", "arguments": '{"n": 18446744073709551616}'}])],
+            "messages[0].tool_calls[0].arguments: a whole number beyond 64 bits",
+        ),
         ([assistant(function_call={"arguments": "{}"})], "messages[0].tool_calls[0]: not a func"),
     ],
 )
@@ -181,16 +186,82 @@ def test_tools_may_stand_bare_as_legacy_functions_do():
     assert chat.parse_tools(None) == ()
 
 
+def test_with_a_listener_what_cannot_be_read_costs_itself_alone():
+    cut = {"id": "c", "function": {"name": "get", "arguments": '{"n": '}}
+    parts = [{"type": "text", "text": "What is"}, {"type": "image_url"}, {"text": "this?"}]
+    told: list[str] = []
+    asked, called = chat.parse_messages(
+        [{"role": "user", "content": parts}, assistant(tool_calls=[cut])], told.append
+    )
+    assert asked.content == "What is\nthis?"
+    assert called.calls == (ToolCall("get", None),)
+    assert told == [
+        "messages[0].content[1]: 'image_url' parts are not supported, left out",
+        "messages[1].tool_calls[0].arguments: not JSON, read as not filled",
+    ]
+
+
 def test_usage_has_our_names_or_the_apis():
     assert chat.parse_usage({"prompt_tokens": 3, "completion_tokens": 4}) == Usage(3, 4)
-    assert chat.parse_usage({"input_tokens": "many"}) == Usage()
+    assert chat.parse_usage({"latency_ms": 7.5}) == Usage(duration_ms=7.5)
     assert chat.parse_usage(None) == Usage()
 
 
-def test_only_a_clear_verdict_is_an_outcome():
-    assert chat.parse_outcome({"success": True, "reward": 1}) == Outcome(True, 1.0)
-    assert chat.parse_outcome({"success": "yes", "reward": "high"}) == Outcome()
-    assert chat.parse_outcome("success") == Outcome()
+@pytest.mark.parametrize("amount", ["many", True, -1, 0.5, 2**53 + 1, 2**63, 1e300, [3], None])
+def test_an_amount_that_cannot_be_one_is_not_known(amount: Any):
+    assert chat.parse_usage({"input_tokens": amount, "llm_calls": 2}) == Usage(llm_calls=2)
+
+
+def test_whole_counts_may_be_spelled_as_floats():
+    tokens = chat.parse_usage({"input_tokens": 12.0}).input_tokens
+    assert (tokens, type(tokens)) == (12, int)
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [
+        (None, Outcome()),
+        ({}, Outcome()),
+        ({"success": None, "reward": None}, Outcome()),
+        ({"success": True, "reward": 1}, Outcome(True, 1.0)),
+        ({"success": 0}, Outcome(False)),
+        ({"success": 1.0}, Outcome(True)),
+        ({"success": False, "score": "low"}, Outcome(False)),
+        ({"reward": 0.0}, Outcome(None, 0.0)),
+        (False, Outcome(False)),
+        (1, Outcome(True)),
+    ],
+)
+def test_a_verdict_is_a_boolean_or_zero_or_one(value: Any, outcome: Outcome):
+    assert chat.parse_outcome(value) == outcome
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("failed", "outcome: neither true nor false"),
+        (2, "outcome: neither true nor false"),
+        ([], "outcome: neither true nor false"),
+        ({"success": "false"}, "outcome.success: neither true nor false"),
+        ({"success": 0.5}, "outcome.success: neither true nor false"),
+        ({"reward": "high"}, "outcome.reward: not a number"),
+        ({"reward": True}, "outcome.reward: not a number"),
+        ({"verdict": "failed"}, "outcome: neither success nor reward in it"),
+    ],
+)
+def test_a_verdict_that_is_not_understood_is_never_not_graded(value: Any, fault: str):
+    """Traces that nobody graded teach by default; a failure among them would teach as well."""
+    with pytest.raises(ValueError) as caught:
+        chat.parse_outcome(value)
+    assert str(caught.value) == fault
+
+
+@pytest.mark.parametrize("value", [[0], [2], [-1], [True], [1.0], "1", {"1": 1}])
+def test_decisions_are_positions_of_assistant_messages(value: Any):
+    messages = chat.parse_messages([USER, assistant(content="hi")])
+    assert chat.parse_decisions([1], messages) == (1,)
+    with pytest.raises(ValueError, match="decisions: not a list of positions"):
+        chat.parse_decisions(value, messages)
 
 
 def shuffled(value: Any, luck: random.Random) -> Any:

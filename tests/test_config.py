@@ -171,6 +171,7 @@ def test_a_bad_value_in_a_router_is_named_with_its_path(
         ("name: job\nrouters: {}\n", "routers: Dictionary should have at least 1 item"),
         ("name: ../elsewhere\nrouters: {m: {kind: majority}}\n", "name: String should match"),
         ("name: job\nrouters: {a/b: {kind: majority}}\n", "String should match pattern"),
+        ("name: job\nrouters: {v2.1: {kind: majority}}\n", "String should match pattern"),
         ("name: job\nrouters: {dataset: {kind: majority}}\n", "the name of the dataset's folder"),
         (BASE + "seeds: [1, 2, 1]\n", "seeds: one of them comes twice"),
         (BASE + "seeds: [-1]\n", "seeds.0: Input should be greater than or equal to 0"),
@@ -263,6 +264,16 @@ def test_overrides_reach_any_depth_and_are_yaml(file):
     assert mine.lora.targets == ["query", "value"]
     assert isinstance(job.routers["second"], TfidfConfig)
     assert job.data.where == {"toolset": "a=b"}
+
+
+def test_an_override_reaches_one_router_though_yaml_shares_its_config(file):
+    path = file(
+        "name: job\nrouters:\n  a: &a {kind: rnn, train: {epochs: 3}}\n  b: *a\n  c: {<<: *a}\n"
+    )
+    job = configs.load(path, ["routers.b.hidden=7", "routers.c.train.epochs=1"])
+    routers: Any = job.routers
+    assert [routers[name].hidden for name in "abc"] == [128, 7, 128]
+    assert [routers[name].train.epochs for name in "abc"] == [3, 3, 1]
 
 
 def test_of_two_overrides_of_a_key_the_last_counts(file):

@@ -6,19 +6,28 @@ import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
 import pytest
-from small_shop import job_values, write_traces
+from small_shop import LIST, job_values, write_traces
 
 from distill import config as configs
 from distill import load_router, pipeline
+from distill.chat import trace_json
 from distill.config import RunConfig
 from distill.dataset import load_dataset
-from distill.errors import ConfigError, DatasetError, MissingExtraError, RouterError
+from distill.errors import (
+    ConfigError,
+    DatasetError,
+    MissingExtraError,
+    ModelError,
+    RouterError,
+)
 from distill.progress import silent
 from distill.runs import RunDir, read_json
+from distill.types import Message, ToolCall, Trace
 
 CONTRACT = ["config.yaml", "manifest.json", "predictions.jsonl", "report.json"]
 
@@ -143,6 +152,16 @@ def test_an_unknown_sample_is_refused(tmp_path: Path):
         do(job_at(tmp_path, data={"traces": "sample:shop"}))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("where", {"toolset": "all"}), ("group_by", "template")]
+)
+def test_the_sample_refuses_settings_that_it_would_ignore(tmp_path: Path, name: str, value: Any):
+    job = job_at(tmp_path, data={"traces": "sample:orderdesk", name: value}, routers=ONE)
+    with pytest.raises(ConfigError, match=rf"data\.{name}: .*sample:orderdesk have none; leave"):
+        do(job)
+    assert not pipeline.dataset_dir(job, 0).exists()
+
+
 def test_every_seed_has_its_own_split_and_run(fresh: Path):
     job = job_at(fresh, routers=ONE, seeds=[0, 7])
     do(job)
@@ -223,6 +242,28 @@ def test_a_dataset_that_no_run_uses_is_built_again_from_other_data(fresh: Path):
     assert (first["n_traces"], second["n_traces"]) == (80, 90)
 
 
+def test_an_edited_catalogue_is_noticed_like_edited_traces(folder: Path):
+    rows = [orjson.loads(line) for line in (folder / "traces.jsonl").read_bytes().splitlines()]
+    catalogue = folder / "tools.json"
+    catalogue.write_bytes(orjson.dumps(rows[0]["tools"]))
+    named = folder / "named.jsonl"
+    for row in rows:
+        append(named, orjson.dumps(row | {"tools": [], "tools_ref": "tools.json"}))
+    data = job_at(folder).data.model_dump(mode="json") | {"traces": str(named)}
+    job = job_at(folder, name="named", data=data, routers=ONE)
+    first = pipeline.ensure_dataset(job, 0, silent).manifest
+    assert pipeline.ensure_dataset(job, 0, silent).manifest == first
+    catalogue.write_bytes(catalogue.read_bytes().replace(b"Cancels.", b"Cancels an order."))
+    second = pipeline.ensure_dataset(job, 0, silent).manifest
+    assert second["hash"] != first["hash"]
+    pipeline.train_router(job, "majority", 0, silent)
+    catalogue.unlink()
+    assert pipeline.ensure_dataset(job, 0, silent).manifest == second
+    catalogue.write_bytes(b"[]")
+    with pytest.raises(DatasetError, match="majority-s0 is trained on it"):
+        pipeline.ensure_dataset(job, 0, silent)
+
+
 def test_other_evaluation_settings_make_another_report_and_no_other_router(folder: Path):
     run = majority(folder)
     router = times(run.router)
@@ -238,6 +279,39 @@ def test_a_job_may_move_with_its_folder(folder: Path):
     before = times(moved / "shop/tfidf-s0/router")
     do(job_at(folder, output=str(moved)))
     assert times(moved / "shop/tfidf-s0/router") == before
+
+
+# --- what a router reads of the system prompt
+
+
+def write_lamps(path: Path) -> None:
+    """Of each request three traces: twice the lamp is off and stays so, once it is on."""
+    luck = Random(0)
+    for i in range(60):
+        question = Message("user", " ".join(str(luck.randrange(10**6)) for _ in range(8)))
+        for n, state in enumerate(("off", "off", "on")):
+            calls = (ToolCall("list_orders", {}),) if state == "on" else ()
+            answer = Message("assistant", None if calls else "It is off.", calls)
+            messages = (Message("system", f"The lamp is {state}."), question, answer)
+            made = Trace(f"t{i}-{n}", f"g{i}", "teacher", "made up", (LIST,), messages)
+            append(path, orjson.dumps(trace_json(made)))
+
+
+def test_labels_that_follow_the_system_prompt_are_learned_by_a_router_that_reads_it(tmp_path: Path):
+    write_lamps(tmp_path / "traces.jsonl")
+    routers = {"reads": {"kind": "tfidf", "render": {"system_chars": 100}}}
+    do(job_at(tmp_path, routers=routers))
+    report = read_json(tmp_path / "runs/shop/reads-s0/report.json")
+    assert report["routers"][0]["tool_accuracy"]["value"] == 1
+
+
+@pytest.mark.parametrize("kind", ["majority", "tfidf"])
+def test_a_router_that_does_not_read_it_is_left_with_nothing_to_learn(tmp_path: Path, kind: str):
+    """Every question is answered with a reply most often: one class, which no classifier takes."""
+    write_lamps(tmp_path / "traces.jsonl")
+    with pytest.raises(DatasetError, match=r"train knows a single decision \(reply\)") as caught:
+        do(job_at(tmp_path, routers={"blind": {"kind": kind}}))
+    assert "render.system_chars" in caught.value.cure
 
 
 # --- interruptions
@@ -324,7 +398,38 @@ def test_checkpoints_of_another_config_are_not_continued(fresh: Path):
         do(job_at(fresh, data=job.data.model_dump() | {"outcome": "any"}))
 
 
+def test_an_unfinished_run_does_not_go_on_with_other_data(fresh: Path):
+    """Weights of two datasets must never become one router whose manifest names the second."""
+    job = job_at(fresh, routers=ONE)
+    pipeline.ensure_dataset(job, 0, silent)
+    run = majority(fresh)
+    (run.checkpoints / "checkpoint-5").mkdir(parents=True)
+    (run.checkpoints / "dataset.json").write_text('{"hash": "of another dataset"}')
+    run.config.write_text(configs.dump(job))
+    with pytest.raises(DatasetError, match="was trained on another dataset"):
+        do(job)
+
+
+def test_what_a_router_is_not_measured_by_measures_nothing_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipeline, "evaluate_run", refuse)
+    do(job_at(folder, trackers=["tensorboard"]))
+    assert majority(folder).report.is_file()
+
+
 # --- evaluating
+
+
+def test_lost_predictions_are_made_again(folder: Path):
+    """The cure that a comparison names for them works, by hand and in a whole job."""
+    run = majority(folder)
+    run.predictions.unlink()
+    pipeline.evaluate_run(run, silent)
+    assert run.predictions.is_file()
+    run.predictions.unlink()
+    do(job_at(folder))
+    assert run.predictions.is_file()
 
 
 def test_a_run_can_be_evaluated_from_within_its_folder(
@@ -354,7 +459,16 @@ def test_a_run_whose_dataset_is_gone_says_so(folder: Path):
         pipeline.evaluate_run(run, silent)
 
 
-# --- trackers
+# --- what is missing is found before any work
+
+
+def test_a_base_model_that_is_not_there_stops_the_job_before_any_work(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipeline, "build_dataset", refuse)
+    later = ONE | {"lm": {"kind": "decoder", "model": "./no-such-folder"}}
+    with pytest.raises(ModelError, match="no such folder"):
+        do(job_at(fresh, routers=later))
 
 
 def test_a_tracker_that_is_not_installed_stops_the_job_before_any_work(
@@ -398,6 +512,19 @@ def test_rejected_lines_are_counted_aloud_and_listed(fresh: Path, caplog: pytest
     ]
     assert "3 lines rejected (1 times: not JSON; " in caplog.text
     assert str(beside) in caplog.text
+
+
+def test_what_was_read_otherwise_than_it_stands_is_counted_aloud(
+    fresh: Path, caplog: pytest.LogCaptureFixture
+):
+    lines = (fresh / "traces.jsonl").read_bytes().splitlines()
+    for line in lines[:2]:
+        again = orjson.loads(line) | {"model": "another"}
+        append(fresh / "traces.jsonl", orjson.dumps(again))
+    with caplog.at_level(logging.WARNING, "distill"):
+        pipeline.build_dataset(job_at(fresh).data, 0, fresh / "dataset", silent)
+    assert "read otherwise than it stands: 2 times: an id that came before" in caplog.text
+    assert "rejected" not in caplog.text
 
 
 def test_a_list_of_rejected_lines_goes_when_there_are_none(fresh: Path):

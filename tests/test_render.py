@@ -1,6 +1,7 @@
 """What a router reads: within its budgets, never without the task and the latest turns."""
 
 import random
+from typing import Any
 
 import chat_values
 import orjson
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from distill.chat import same_calls
 from distill.config import RenderConfig
-from distill.render import completion, cut, fit, render_chat, render_text, window
+from distill.render import TEXT_STEPS, completion, cut, fit, render_chat, render_text, window
 from distill.types import Context, Decision, Message, ToolCall, ToolSpec
 
 settings = st.builds(
@@ -76,12 +77,31 @@ def test_the_first_request_and_the_latest_turns_are_always_in(
             assert kept.content == cut(message.content, int(config.turn_chars * scale))
 
 
-@given(chat_values.contexts, settings)
-def test_no_call_since_the_request_goes_unmentioned(context: Context, config: RenderConfig):
+@given(chat_values.contexts, settings, scales)
+def test_the_latest_calls_since_the_request_are_named(
+    context: Context, config: RenderConfig, scale: float
+):
     _, after = split(context)
-    view = window(context, config)
-    shown = [*view.earlier, *(call.name for m in view.latest for call in m.calls)]
-    assert shown == [call.name for message in after for call in message.calls]
+    earlier = window(context, config, scale).earlier
+    names = [call.name for message in after[: -config.turns] for call in message.calls]
+    shown = earlier[1:] if earlier[:1] == ("…",) else earlier
+    assert list(shown) == names[len(names) - len(shown) :]
+    assert sum(len(name) + 2 for name in shown) <= config.turn_chars * scale
+    if len(shown) < len(names):
+        left_out = names[len(names) - len(shown) - 1]
+        assert sum(len(name) + 2 for name in (left_out, *shown)) > int(config.turn_chars * scale)
+
+
+def test_where_a_long_conversation_stands_is_always_read():
+    """Dozens of earlier calls must not push the latest turns out of a small model's window."""
+    calls = [Message("assistant", None, (ToolCall("get_order_details", {}),)) for _ in range(60)]
+    context = Context((Message("user", "hi"), *calls, Message("user", "Cancel it, please.")), ())
+    text = fit(
+        lambda scale: render_text(context, RenderConfig(), scale), len, 400, steps=TEXT_STEPS
+    )
+    assert len(text) <= 400
+    assert "earlier: …, get_order_details" in text
+    assert text.endswith("user: Cancel it, please.")
 
 
 @given(chat_values.contexts, settings, scales)
@@ -123,6 +143,13 @@ def test_the_text_a_small_model_reads():
     )
 
 
+def test_newest_first_is_the_same_lines_turned_round():
+    lines = render_text(LONG, RenderConfig()).splitlines()
+    newest_first = render_text(LONG, RenderConfig(order="newest_first")).splitlines()
+    assert newest_first == lines[::-1]
+    assert newest_first[0] == "user: And when?"
+
+
 def test_a_system_prompt_is_in_neither_rendering_by_default():
     assert "You are a shop" not in render_text(LONG, RenderConfig())
     assert all(m["role"] != "system" for m in render_chat(LONG, RenderConfig()).messages)
@@ -144,12 +171,39 @@ def test_the_chat_keeps_roles_order_and_pairing(
         assert value.get("tool_call_id") == message.call_id
         calls = value.get("tool_calls", [])
         assert [c["function"]["name"] for c in calls] == [c.name for c in message.calls]
-        # Templates print objects; a string would be quoted a second time.
-        assert [c["function"]["arguments"] for c in calls] == [
-            c.arguments or {} for c in message.calls
-        ]
+        limit = int(config.turn_chars * scale)
+        for shown, call in zip(calls, message.calls, strict=True):
+            # Templates print objects; a string would be quoted a second time.
+            arguments = shown["function"]["arguments"]
+            assert isinstance(arguments, dict)
+            if len(orjson.dumps(call.arguments or {})) <= limit:
+                assert arguments == (call.arguments or {})
     assert [tool["function"]["name"] for tool in chat.tools] == [t.name for t in context.tools]
     orjson.dumps(chat.messages)
+
+
+@given(st.dictionaries(st.text(), chat_values.values), st.sampled_from([16, 60, 240]))
+def test_past_arguments_keep_to_a_budget(arguments: dict[str, Any], chars: int):
+    big = arguments | {"body": "long " * 10_000, "rows": list(range(5000))}
+    call = ToolCall("send", big, "c")
+    context = Context((Message("user", "hi"), Message("assistant", None, (call,))), ())
+    chat = render_chat(context, RenderConfig(turn_chars=chars))
+    (shown,) = chat.messages[-1]["tool_calls"]
+    written = shown["function"]["arguments"]
+    # Keys and values in a share each, at least 8 characters, and quotes around them.
+    assert sum(len(key) + len(str(value)) for key, value in written.items()) <= 3 * chars + 16
+    assert len(written) <= max(1, chars // 8)
+
+
+def test_a_cut_argument_keeps_its_name_and_both_ends():
+    call = ToolCall("send", {"to": "ann", "body": "Dear Ann, " + "x" * 300 + " Yours"}, "c")
+    context = Context((Message("user", "hi"), Message("assistant", None, (call,))), ())
+    (shown,) = render_chat(context, RenderConfig(turn_chars=60)).messages[-1]["tool_calls"]
+    arguments = shown["function"]["arguments"]
+    assert arguments["to"] == "ann"
+    assert len(arguments["body"]) == 30
+    assert arguments["body"].startswith("Dear Ann, ")
+    assert arguments["body"].endswith(" Yours")
 
 
 def test_the_chat_names_skipped_calls_in_the_request():

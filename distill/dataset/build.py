@@ -1,16 +1,17 @@
 """Traces -> dataset folder: verify, spool, split by group, merge duplicates, write.
 
-Memory stays flat with the number of traces: what grows lies in a temporary spool beside the
-output. In memory are one trace, one group's keys, and a few numbers per trace. The folder appears
+Memory stays nearly flat with the number of traces: what grows lies in a temporary spool beside the
+output. In memory are one trace, what merging one group key's duplicates takes (`dedupe`), some 60
+bytes for each distinct first request (`similar`), and a few numbers per trace. The folder appears
 whole or not at all, and its bytes depend on nothing but the traces (in any order), the config, the
-seed and the source's name.
+seed and the source.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,9 +25,10 @@ from distill.dataset.dedupe import merge
 from distill.dataset.folder import FORMAT, whole_hash, write_catalogues, write_part
 from distill.dataset.parts import PARTS, Part
 from distill.dataset.points import decision_points, skipped_turns
+from distill.dataset.source import describe
 from distill.dataset.split import assign, shares
 from distill.dataset.spool import Spool, open_spool
-from distill.dataset.teacher import Tally, agreement
+from distill.dataset.teacher import TeacherTally, agreement
 from distill.dataset.verify import Reason, check_outcome, verify
 from distill.errors import DatasetError
 from distill.render import render_text
@@ -54,9 +56,10 @@ def build(
         config: outcome filter, schema check, deduplication, split.
         seed: decides the split, nothing else.
         out: the folder; see `distill.dataset.folder`.
-        source: where the traces come from: a file, whose SHA-256 is recorded, or a name.
-        progress: called as progress(stage, done) with stage "read" (traces), "split" (groups) and
-            "write" (examples).
+        source: where the traces come from: a file or the sample, which are recorded by content
+            (`distill.dataset.source`), or a name.
+        progress: called as progress(stage, done) with stage "read" (traces), "split" (group keys)
+            and "write" (examples).
 
     Raises:
         DatasetError: nothing is left after verification, a part ends with no group, or train
@@ -72,11 +75,11 @@ def build(
         read = _read(traces, config, spool, report)
         if read.kept == 0:
             raise _nothing_left(source, read)
-        n_groups, n_components = assign(spool, config.split, seed, Path(temporary))
-        report("split", n_groups)
+        n_keys, n_groups = assign(spool, config.split, seed, Path(temporary))
+        report("split", n_keys)
         with new_folder(out) as folder:
             written = _write(folder, spool, config, report)
-            _check_parts(written, config, n_groups, n_components)
+            _check_parts(written, config, n_keys, n_groups)
             catalogues, tools = write_catalogues(folder, spool.catalogues())
             manifest = {
                 "format": FORMAT,
@@ -86,7 +89,7 @@ def build(
                     for part in PARTS
                 },
                 "n_groups": n_groups,
-                "n_components": n_components,
+                "n_group_keys": n_keys,
                 "n_traces": read.traces,
                 "n_decision_points": read.points,
                 "tools": tools,
@@ -94,7 +97,7 @@ def build(
                 "dropped": dict(sorted(read.dropped.items())),
                 "merged": {"exact": written.exact, "near": written.near},
                 "skipped_turns": dict(sorted(read.skipped.items())),
-                "source": _source(source),
+                "source": describe(source, config.max_line_bytes),
                 "config": config.model_dump(mode="json"),
                 "seed": seed,
             }
@@ -112,7 +115,7 @@ class _Read:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    teacher: Tally = field(default_factory=Tally)
+    teacher: TeacherTally = field(default_factory=TeacherTally)
 
 
 def _read(traces: Iterable[Trace], config: DataConfig, spool: Spool, report: Progress) -> _Read:
@@ -164,21 +167,24 @@ def _write(folder: Path, spool: Spool, config: DataConfig, report: Progress) -> 
 
     def text(example: int) -> str:
         # Duplicates share their tools already; the text is the conversation alone.
-        messages = parse_messages(orjson.loads(spool.messages(example)))
+        messages = parse_messages([orjson.loads(message) for message in spool.messages(example)])
         return render_text(Context(messages, ()), RenderConfig())
 
-    done = 0
+    done, latest = 0, None
     with ExitStack() as stack:
         parts = {part: stack.enter_context(write_part(folder, part)) for part in PARTS}
-        for part, keys in spool.by_group():
+        for part, group, keys in spool.by_group_key():
             merged = merge(keys, config.drop_duplicates, text)
-            written.groups[part] += 1
+            if group != latest:
+                written.groups[part] += 1
+                latest = group
             written.exact += merged.exact
             written.near += merged.near
             for key in keys:
                 if key.id not in merged.weights:
                     continue
-                parts[part].add(spool.row(key.id) | {"weight": merged.weights[key.id]})
+                row = spool.row(key.id) | {"weight": merged.weights[key.id]}
+                parts[part].add(row, partial(spool.messages, key.id))
                 if part == "train" and len(written.train_decisions) < 2:
                     written.train_decisions.add(key.decision)
                 done += 1
@@ -214,11 +220,11 @@ def _nothing_left(source: str, read: _Read) -> DatasetError:
     )
 
 
-def _check_parts(written: _Written, config: DataConfig, n_groups: int, n_components: int) -> None:
-    size = f"{n_groups} groups"
+def _check_parts(written: _Written, config: DataConfig, n_keys: int, n_groups: int) -> None:
+    size = f"{n_keys} groups"
     cure = "take another seed or traces of more groups"
-    if n_components < n_groups:
-        size += f" that near-duplicate first requests merge into {n_components}"
+    if n_groups < n_keys:
+        size += f" that near-duplicate first requests merge into {n_groups}"
         cure += ", or raise data.split.merge_jaccard"
     empty = [p for p, share in shares(config.split).items() if share and not written.groups[p]]
     if empty:
@@ -231,11 +237,3 @@ def _check_parts(written: _Written, config: DataConfig, n_groups: int, n_compone
             f"train knows a single decision ({', '.join(only)}; {size})",
             f"there is nothing to learn: {cure}",
         )
-
-
-def _source(source: str) -> dict[str, str | None]:
-    path = Path(source)
-    if not path.is_file():
-        return {"name": source, "sha256": None}
-    with path.open("rb") as file:
-        return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,11 +1,15 @@
-"""One example where a group asks the same question and gets the same answer.
+"""One example where traces of one group key ask the same question and get the same answer.
 
 Exact copies share context and label (`points.context_key`, `points.label_key`). Near duplicates
 share tools and label, and their contexts, as the default `RenderConfig` words them, are similar.
 The first in order is kept, and its weight counts all that were merged into it. Equal contexts with
-different labels are both kept: that is how often the teacher disagrees with itself.
+different labels are both kept: that is how often the teacher disagrees with itself. Copies under
+different group keys are kept too, though `split` may put those into one group: a group can be most
+of a dataset, and memory must not grow with it.
 
-Memory is one group's keys at a time. This module knows nothing of files.
+In memory are the keys of one group key's examples, and the index (`similar.Index`) over those that
+share tools and label: some 6 kB for each distinct context there. This module knows nothing of
+files.
 """
 
 from collections import Counter, defaultdict
@@ -18,7 +22,7 @@ from distill.dataset.spool import Key
 
 @dataclass
 class Merged:
-    """A group after merging: weights of the kept examples by id, and what was merged away."""
+    """Examples after merging: weights of the kept examples by id, and what was merged away."""
 
     weights: Counter[int] = field(default_factory=Counter)
     exact: int = 0
@@ -26,10 +30,10 @@ class Merged:
 
 
 def merge(keys: Sequence[Key], threshold: float | None, text: Callable[[int], str]) -> Merged:
-    """Merge the duplicates of one group.
+    """Merge the duplicates among the examples of one group key.
 
     Args:
-        keys: the group's examples, in the order that decides which one is kept.
+        keys: the examples, in the order that decides which one is kept.
         threshold: Jaccard similarity from which contexts are near duplicates; 1 merges exact
             copies only, None merges nothing.
         text: the rendered context of an example id; asked only where a label occurs with

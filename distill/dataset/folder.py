@@ -1,90 +1,111 @@
-"""The dataset folder, format 1: written whole, read back lazily, refused when it is not whole.
+"""The dataset folder, format 2: written whole, read back lazily, refused when it is not whole.
 
     train/ validation/ calibration/ test/
-        examples.arrow      one row per example (Arrow IPC stream, readable with `datasets`)
+        examples.arrow      one row per example
+        messages.arrow      the messages of each trace once: {"message": JSON}
     catalogues.jsonl        each distinct tool list once: {"hash", "tools"}; rows name it by hash
     manifest.json           counts, config, seed, teacher, and the hash over all contents
     README.md               the dataset card
 
-A row: id, trace_id, group; messages and label as JSON; catalogue (hash); weight (decision points
-merged into it); and what reports bucket by: n_tools, step (assistant turns before), n_calls,
-n_arguments. The hash is SHA-256 over rows and catalogues, not over files: it survives another
-version of Arrow. This module knows nothing of traces.
+A row: id, trace_id, group (`distill.dataset.split`); start and end: its context is the messages
+from number start up to, and without, end of its part's `messages.arrow`; label as JSON; catalogue
+(hash); weight (decision points merged into it); and what reports bucket by: n_tools, step
+(assistant turns before), n_calls, n_arguments. Rows of one trace start at the same message, so a
+conversation takes the space of its messages, not of all its prefixes; nothing after the last kept
+decision is stored, and no part holds messages of another part's traces.
+
+The hash is SHA-256 over rows, messages and catalogues, not over files: it survives another version
+of Arrow. This module knows nothing of traces.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 import orjson
 from datasets.arrow_dataset import Dataset as ArrowDataset
-from datasets.arrow_writer import ArrowWriter
-from datasets.features import Features, Value
 
 from distill.chat import parse_decision, parse_messages, parse_tools
 from distill.dataset.parts import PARTS, Part
+from distill.dataset.tables import (
+    REBUILD,
+    Columns,
+    TableWriter,
+    hash_table,
+    open_table,
+    write_table,
+)
 from distill.errors import DatasetError
-from distill.types import Context, Example, ToolSpec
+from distill.types import Context, Example, Message, ToolSpec
 
-FORMAT = 1
+FORMAT = 2
 
-_TEXTS = ("id", "trace_id", "group", "messages", "catalogue", "label")
-_COUNTS = ("weight", "n_tools", "step", "n_calls", "n_arguments")
-COLUMNS = _TEXTS + _COUNTS
+_EXAMPLES: Columns = {
+    **dict.fromkeys(("id", "trace_id", "group"), "string"),
+    **dict.fromkeys(("start", "end"), "int64"),
+    **dict.fromkeys(("catalogue", "label"), "string"),
+    **dict.fromkeys(("weight", "n_tools", "step", "n_calls", "n_arguments"), "int32"),
+}
+_MESSAGES: Columns = {"message": "string"}
 
 _ROWS = "examples.arrow"
+_TEXT = "messages.arrow"
 _CATALOGUES = "catalogues.jsonl"
 _MANIFEST = "manifest.json"
-_REBUILD = "build it again with distill build"
-_BATCH_BYTES = 1024 * 1024
 
 
 class PartWriter:
-    """Appends rows to one part, a megabyte at a time, and hashes them."""
+    """Appends the examples of one part, and the messages that they need."""
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._batch: dict[str, list[Any]] = {column: [] for column in COLUMNS}
-        self._bytes = 0
-        self._sha256 = hashlib.sha256()
-        self.examples = 0
+    def __init__(self, rows: TableWriter, messages: TableWriter) -> None:
+        self._rows = rows
+        self._messages = messages
+        self._trace: str | None = None
+        self._start = 0
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Append one row; its keys are `COLUMNS`."""
-        _hash_row(self._sha256, [row[column] for column in COLUMNS])
-        for column in COLUMNS:
-            self._batch[column].append(row[column])
-        self.examples += 1
-        self._bytes += len(row["messages"])
-        if self._bytes > _BATCH_BYTES:
-            self.flush()
+    def add(self, row: Mapping[str, Any], messages: Callable[[int], Iterable[str]]) -> None:
+        """Append one example; those of a trace must come one after another, in order.
 
-    def flush(self) -> None:
-        """Write out what is held back."""
-        if self._batch["id"]:
-            self._writer.write_batch(self._batch)
-        self._batch = {column: [] for column in COLUMNS}
-        self._bytes = 0
+        Args:
+            row: the columns but start and end, and `n_messages`, the length of its context.
+            messages: gives the JSON of the context's messages from this number on; only those are
+                asked for that no earlier example of the trace had.
+        """
+        if row["trace_id"] != self._trace:
+            self._trace, self._start = row["trace_id"], self._messages.rows
+        for text in messages(self._messages.rows - self._start):
+            self._messages.add({"message": text})
+        end = self._start + row["n_messages"]
+        assert end == self._messages.rows
+        self._rows.add({**row, "start": self._start, "end": end})
+
+    @property
+    def examples(self) -> int:
+        return self._rows.rows
 
     @property
     def hash(self) -> str:
-        return self._sha256.hexdigest()
+        return _part_hash(self._rows.hash, self._messages.hash)
 
 
 @contextmanager
 def write_part(folder: Path, part: Part) -> Iterator[PartWriter]:
     """Write `folder/part`."""
-    (folder / part).mkdir()
-    types = dict.fromkeys(_TEXTS, Value("string")) | dict.fromkeys(_COUNTS, Value("int32"))
-    features = Features({column: types[column] for column in COLUMNS})  # type: ignore[arg-type]
-    with ArrowWriter(path=str(folder / part / _ROWS), features=features) as writer:
-        rows = PartWriter(writer)
-        yield rows
-        rows.flush()
-        writer.finalize()
+    place = folder / part
+    place.mkdir()
+    with (
+        write_table(place / _ROWS, _EXAMPLES) as rows,
+        write_table(place / _TEXT, _MESSAGES) as messages,
+    ):
+        yield PartWriter(rows, messages)
+
+
+def _part_hash(rows: str, messages: str) -> str:
+    return hashlib.sha256(f"examples {rows}\nmessages {messages}\n".encode()).hexdigest()
 
 
 def write_catalogues(
@@ -116,21 +137,39 @@ def load_dataset(path: Path | str) -> "Dataset":
     try:
         manifest = orjson.loads((path / _MANIFEST).read_bytes())
     except FileNotFoundError:
-        raise DatasetError(path, "no manifest.json: not a dataset folder", _REBUILD) from None
+        raise DatasetError(path, "no manifest.json: not a dataset folder", REBUILD) from None
     except orjson.JSONDecodeError:
-        raise DatasetError(path / _MANIFEST, "not JSON", _REBUILD) from None
+        raise DatasetError(path / _MANIFEST, "not JSON", REBUILD) from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
-        raise DatasetError(path, f"dataset format {found!r}, not {FORMAT}", _REBUILD)
-    tables = {part: _open_part(path, part) for part in PARTS}
+        raise DatasetError(path, f"dataset format {found!r}, not {FORMAT}", REBUILD)
+    parts = {part: _open_part(path / part) for part in PARTS}
     catalogues = _read_catalogues(path)
     digest = whole_hash(
-        {part: _hash_table(table) for part, table in tables.items()},
+        {part: opened.hash(path / part) for part, opened in parts.items()},
         hashlib.sha256("".join(catalogues).encode()).hexdigest(),
     )
     if digest != manifest.get("hash"):
-        raise DatasetError(path, "its contents do not match the manifest's hash", _REBUILD)
-    return Dataset(path, manifest, tables, catalogues)
+        raise DatasetError(path, "its contents do not match the manifest's hash", REBUILD)
+    return Dataset(path, manifest, parts, catalogues)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The two memory-mapped tables of a part."""
+
+    rows: ArrowDataset
+    messages: ArrowDataset
+
+    def hash(self, place: Path) -> str:
+        try:
+            return _part_hash(hash_table(self.rows), hash_table(self.messages))
+        except ValueError:
+            raise DatasetError(place, "damaged", REBUILD) from None
+
+
+def _open_part(place: Path) -> _Opened:
+    return _Opened(open_table(place / _ROWS, _EXAMPLES), open_table(place / _TEXT, _MESSAGES))
 
 
 class Dataset:
@@ -140,18 +179,21 @@ class Dataset:
         self,
         path: Path,
         manifest: dict[str, Any],
-        tables: dict[Part, ArrowDataset],
+        parts: dict[Part, _Opened],
         catalogues: dict[str, bytes],
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self._tables = tables
+        self._parts = parts
         self._catalogues = catalogues
         self._tools: dict[str, tuple[ToolSpec, ...]] = {}
 
     def examples(self, part: Part) -> Sequence[Example]:
-        """A part's examples, ordered by group, trace id and turn."""
-        return _Examples(self._tables[part], self._catalogue)
+        """A part's examples; those of a group, and of a trace in turn, stand side by side.
+
+        Contexts of one trace may share their messages.
+        """
+        return _Examples(self._parts[part], self._catalogue)
 
     def catalogue(self) -> tuple[ToolSpec, ...]:
         """The union of the tools offered in train; a name's first specification stands."""
@@ -160,7 +202,7 @@ class Dataset:
     @cached_property
     def _train_catalogue(self) -> tuple[ToolSpec, ...]:
         union: dict[str, ToolSpec] = {}
-        for key in dict.fromkeys(self._tables["train"]["catalogue"]):
+        for key in dict.fromkeys(self._parts["train"].rows["catalogue"]):
             for tool in self._catalogue(key):
                 union.setdefault(tool.name, tool)
         return tuple(union.values())
@@ -172,16 +214,19 @@ class Dataset:
 
 
 class _Examples(Sequence[Example]):
-    """Rows of a memory-mapped table as examples; those of one catalogue share one tuple of it."""
+    """Rows of memory-mapped tables as examples; those of one catalogue share one tuple of it.
 
-    def __init__(
-        self, table: ArrowDataset, catalogue: Callable[[str], tuple[ToolSpec, ...]]
-    ) -> None:
-        self._table = table
+    The latest conversation is kept parsed, so that reading a trace's examples one after another
+    parses each message once.
+    """
+
+    def __init__(self, part: _Opened, catalogue: Callable[[str], tuple[ToolSpec, ...]]) -> None:
+        self._part = part
         self._catalogue = catalogue
+        self._latest: tuple[int, tuple[Message, ...]] = (0, ())
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._part.rows)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -190,30 +235,27 @@ class _Examples(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        row: dict[str, Any] = self._table[index]
+        row: dict[str, Any] = self._part.rows[index]
         return Example(
             id=row["id"],
             trace_id=row["trace_id"],
             group=row["group"],
             context=Context(
-                parse_messages(orjson.loads(row["messages"])), self._catalogue(row["catalogue"])
+                self._messages(row["start"], row["end"]), self._catalogue(row["catalogue"])
             ),
             label=parse_decision(orjson.loads(row["label"])),
             weight=float(row["weight"]),
         )
 
-
-def _open_part(path: Path, part: Part) -> ArrowDataset:
-    file = path / part / _ROWS
-    if not file.is_file():
-        raise DatasetError(file, "missing", _REBUILD)
-    try:
-        table = ArrowDataset.from_file(str(file))
-    except (OSError, ValueError):  # pyarrow's own errors derive from these
-        raise DatasetError(file, "not a whole Arrow file", _REBUILD) from None
-    if tuple(table.column_names) != COLUMNS:
-        raise DatasetError(file, f"has columns {', '.join(table.column_names)}", _REBUILD)
-    return table
+    def _messages(self, start: int, end: int) -> tuple[Message, ...]:
+        first, known = self._latest
+        if first != start:
+            known = ()
+        if len(known) < end - start:
+            texts = self._part.messages[start + len(known) : end]["message"]
+            known += parse_messages([orjson.loads(text) for text in texts])
+            self._latest = start, known  # at once: several threads may read
+        return known[: end - start]
 
 
 def _read_catalogues(path: Path) -> dict[str, bytes]:
@@ -223,24 +265,11 @@ def _read_catalogues(path: Path) -> dict[str, bytes]:
     try:
         lines = file.read_bytes().splitlines()
     except FileNotFoundError:
-        raise DatasetError(file, "missing", _REBUILD) from None
+        raise DatasetError(file, "missing", REBUILD) from None
     for number, line in enumerate(lines, 1):
         head, _, tools = line.partition(b',"tools":')
         key, tools = head[len(b'{"hash":"') : -1].decode(errors="replace"), tools[:-1]
         if hashlib.sha256(tools).hexdigest() != key:
-            raise DatasetError(f"{file}:{number}", "does not match its hash", _REBUILD)
+            raise DatasetError(f"{file}:{number}", "does not match its hash", REBUILD)
         catalogues[key] = tools
     return catalogues
-
-
-def _hash_table(table: ArrowDataset) -> str:
-    sha256 = hashlib.sha256()
-    for batch in table.iter(batch_size=256):
-        for values in zip(*(batch[column] for column in COLUMNS), strict=True):
-            _hash_row(sha256, values)
-    return sha256.hexdigest()
-
-
-def _hash_row(sha256: Any, values: Sequence[Any]) -> None:
-    """Add one row's values, in the order of `COLUMNS`."""
-    sha256.update(orjson.dumps(values) + b"\n")

@@ -2,9 +2,13 @@
 
 One decision point per **assistant turn**. A turn is a run of consecutive assistant messages: a
 server is only ever asked after a user, system or tool message, so words followed by a second
-message with calls are one answer, and the calls of the whole run are the label. Two turns are no
-decision points: one before any user message (nothing was asked yet) and one with neither words nor
-calls (nothing was decided). `skipped_turns` counts them.
+message with calls are one answer, and the calls of the whole run are the label. Of a trace that
+states which messages were recorded as the teacher's answers (`Trace.decisions`), only those speak;
+the others are context.
+
+Three turns are no decision points: one without a recorded message, one before any user message
+(nothing was asked yet) and one with neither words nor calls (nothing was decided).
+`skipped_turns` counts them.
 
 This module knows nothing of files, schemas or which decisions are good.
 """
@@ -26,9 +30,9 @@ def decision_points(trace: Trace) -> Iterator[Example]:
     """Every decision of the trace, in order, as examples named `<trace id>#<n>` from n = 0."""
     asked = first_user(trace.messages)
     number = 0
-    for start, run in _turns(trace.messages):
-        if _fault(start, run, asked) is None:
-            calls = tuple(call for message in run for call in message.calls)
+    for start, said in _recorded_turns(trace):
+        if _fault(start, said, asked) is None:
+            calls = tuple(call for message in said for call in message.calls)
             yield Example(
                 id=f"{trace.id}#{number}",
                 trace_id=trace.id,
@@ -42,7 +46,7 @@ def decision_points(trace: Trace) -> Iterator[Example]:
 def skipped_turns(trace: Trace) -> Counter[str]:
     """The assistant turns that are no decision points, counted by reason."""
     asked = first_user(trace.messages)
-    faults = (_fault(start, run, asked) for start, run in _turns(trace.messages))
+    faults = (_fault(start, said, asked) for start, said in _recorded_turns(trace))
     return Counter(fault for fault in faults if fault is not None)
 
 
@@ -66,10 +70,20 @@ def _turns(messages: tuple[Message, ...]) -> Iterator[tuple[int, Run]]:
             yield run[0][0], tuple(message for _, message in run)
 
 
-def _fault(start: int, run: Run, asked: int) -> str | None:
+def _recorded_turns(trace: Trace) -> Iterator[tuple[int, Run]]:
+    """Each run's position with those of its messages that are the teacher's recorded decisions."""
+    recorded = None if trace.decisions is None else frozenset(trace.decisions)
+    for start, run in _turns(trace.messages):
+        said = (m for i, m in enumerate(run, start) if recorded is None or i in recorded)
+        yield start, tuple(said)
+
+
+def _fault(start: int, said: Run, asked: int) -> str | None:
+    if not said:
+        return "not a recorded decision"
     if start < asked:
         return "no user message yet"
-    if not any(message.calls or (message.content or "").strip() for message in run):
+    if not any(message.calls or (message.content or "").strip() for message in said):
         return "empty assistant turn"
     return None
 

@@ -28,7 +28,9 @@ SHINGLE = 5
 _MISSED = 1e-3
 """The share of pairs exactly at the threshold that banding may fail to propose."""
 _CROWD = 256
-"""Within a larger bucket a text is compared with this many that follow it, so time stays linear."""
+"""Within a larger bucket a text is compared with this many before it, so time stays linear."""
+_SHINGLES = 2048
+"""Shingles hashed at once: `update_batch` takes 8 * PERMUTATIONS bytes for each, here 4 MiB."""
 
 Signature = NDArray[np.uint32]
 
@@ -41,7 +43,10 @@ def minhash(text: str) -> MinHash:
     flat = " ".join(text.lower().split())
     last = max(1, len(flat) - SHINGLE + 1)
     sketch = _EMPTY.copy()
-    sketch.update_batch({flat[i : i + SHINGLE].encode() for i in range(last)})
+    # In pieces: a minimum over all shingles is the minimum of the pieces' minima.
+    for start in range(0, last, _SHINGLES):
+        piece = range(start, min(start + _SHINGLES, last))
+        sketch.update_batch({flat[i : i + SHINGLE].encode() for i in piece})
     return sketch
 
 
@@ -62,7 +67,10 @@ def banding(threshold: float) -> tuple[int, int]:
 
 
 class Index:
-    """Texts kept so far, in memory; answers which of them a new text is similar to."""
+    """Texts kept so far; answers which of them a new text is similar to.
+
+    All in memory: some 6 kB for a kept text, whatever its length, until the index goes.
+    """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -88,7 +96,7 @@ def similar_owners(
 ) -> Iterator[tuple[int, int]]:
     """Pairs of owners that have similar texts; pairs for which `joined` holds are not looked at.
 
-    Signatures lie in an unnamed file in `folder`; memory is 24 bytes a text. In a crowd (more
+    Signatures lie in an unnamed file in `folder`; memory is some 60 bytes a text. In a crowd (more
     than 256 texts sharing a band) distant texts are compared only through those between them.
     """
     bands, rows = banding(threshold)
@@ -110,7 +118,7 @@ def similar_owners(
 
 def _column(file: IO[bytes], band: int, bands: int, n: int) -> NDArray[np.uint64]:
     column = np.empty(n, dtype=np.uint64)
-    at, chunk = 0, 4096
+    at, chunk = 0, 2**18 // (bands * 8)
     file.seek(0)
     while at < n:
         rows = np.frombuffer(file.read(chunk * bands * 8), dtype=np.uint64).reshape(-1, bands)
@@ -138,17 +146,20 @@ def _pairs(
     threshold: float,
     joined: Callable[[int, int], bool],
 ) -> Iterator[tuple[int, int]]:
-    members = [owners[i] for i in bucket]
-    if all(joined(members[0], other) for other in members[1:]):
+    first = owners[int(bucket[0])]
+    if all(joined(first, owners[int(number)]) for number in bucket[1:]):
         return
-    matrix = np.stack([_signature(signatures, int(i)) for i in bucket])
-    for i, owner in enumerate(members[:-1]):
-        following = matrix[i + 1 : i + 1 + _CROWD]
-        equal = (following == matrix[i]).mean(axis=1)
-        for j in np.flatnonzero(equal >= threshold):
-            other = members[i + 1 + int(j)]
-            if not joined(owner, other):
-                yield owner, other
+    # The latest texts of the bucket; the oldest gives its place to the next.
+    window = np.empty((min(len(bucket), _CROWD), PERMUTATIONS), dtype=np.uint32)
+    held = np.empty(len(window), dtype=np.int64)
+    for n, number in enumerate(bucket):
+        owner, values = owners[int(number)], _signature(signatures, int(number))
+        equal = (window[:n] == values).mean(axis=1)
+        for place in np.flatnonzero(equal >= threshold):
+            other = int(held[place])
+            if not joined(other, owner):
+                yield other, owner
+        window[n % _CROWD], held[n % _CROWD] = values, owner
 
 
 def _signature(file: IO[bytes], number: int) -> Signature:

@@ -1,13 +1,15 @@
-"""Which part a group goes to: a pure function of the seed and the group's key.
+"""Which traces make a group, and which part it goes to.
 
-SHA-256 of (seed, key) is a point in [0, 1), and the configured shares cut that interval. So the
-order of traces does not matter, and adding traces never moves a group that is there.
+Traces with one group key (`data.group_by`) belong together. Group keys whose first requests are
+near duplicates would leak from train to test, and count as independent in a bootstrap, so they are
+merged first. The merged group is what a dataset calls a group: the unit of the split and of every
+interval. It is named by its representative, the key with the smallest SHA-256 of its own.
 
-Groups whose first requests are near duplicates would leak from train to test, so they are merged
-first and go where the key of their representative goes: the member with the smallest SHA-256 of
-its own key. The limit of this: a newcomer that joins a component of k groups becomes its
-representative with probability 1/(k+1), and one that joins two components makes one of them
-follow the other; only then may old groups move. With `merge_jaccard: null` none ever does.
+A group's part is a pure function of the seed and its name: SHA-256 of the two is a point in [0, 1),
+and the configured shares cut that interval. So the order of traces does not matter, and adding
+traces never moves a group that is there. The limit of this: a newcomer that joins a group of k keys
+becomes its representative with probability 1/(k+1), and one that joins two groups makes one of them
+follow the other; only then may old keys move. With `merge_jaccard: null` none ever does.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ def shares(config: SplitConfig) -> dict[Part, float]:
 
 
 def part_of(group: str, config: SplitConfig, seed: int) -> Part:
-    """The part of a group that was merged with no other."""
+    """The part of a group of this name."""
     point = int.from_bytes(_sha256(f"{seed}\n{group}")[:8]) / 2**64
     edge = 0.0
     for part, share in shares(config).items():
@@ -39,12 +41,12 @@ def part_of(group: str, config: SplitConfig, seed: int) -> Part:
 
 
 def assign(spool: Spool, config: SplitConfig, seed: int, folder: Path) -> tuple[int, int]:
-    """Fix the part of every spooled group; `folder` takes temporary files.
+    """Fix group and part of every spooled group key; `folder` takes temporary files.
 
     Returns:
-        The number of groups, and of components after merging.
+        The number of group keys, and of groups after merging.
     """
-    n_groups = spool.number_groups()
+    n_keys = spool.number_groups()
     forest = _Forest()
     if config.merge_jaccard is not None:
         for a, b in similar_owners(
@@ -53,17 +55,18 @@ def assign(spool: Spool, config: SplitConfig, seed: int, folder: Path) -> tuple[
             forest.union(a, b)
     for number, name in spool.groups():
         spool.join(forest.find(number), _sha256(name), number)
-    n_components = 0
+    n_groups = 0
     for members in spool.components():
-        n_components += 1
-        part = part_of(members[0], config, seed)
-        for name in members:
-            spool.assign(name, part)
-    return n_groups, n_components
+        n_groups += 1
+        group = members[0]
+        part = part_of(group, config, seed)
+        for key in members:
+            spool.assign(key, group, part)
+    return n_keys, n_groups
 
 
 def _distinct(spool: Spool, forest: "_Forest") -> Iterator[tuple[int, str]]:
-    """Each distinct opening with one of its groups; groups that share it are united on the way."""
+    """Each distinct opening with one of its keys; keys that share it are united on the way."""
     for text, groups in spool.openings():
         for other in groups[1:]:
             forest.union(groups[0], other)
@@ -71,7 +74,7 @@ def _distinct(spool: Spool, forest: "_Forest") -> Iterator[tuple[int, str]]:
 
 
 class _Forest:
-    """Union-find with path halving; only groups that were merged take memory."""
+    """Union-find with path halving; only keys that were merged take memory."""
 
     def __init__(self) -> None:
         self._parent: dict[int, int] = {}

@@ -1,8 +1,10 @@
 """Examples on disk between reading and writing, so that memory does not grow with the traces.
 
-One temporary SQLite file holds every verified example, the groups' first requests and each
-catalogue once; iteration is always in an order that the order of the traces cannot change. It
-knows nothing of why an example is kept or where it will go.
+One temporary SQLite file holds every verified example, the messages of each trace once, each
+catalogue once, and the first requests by group key; iteration is always in an order that the order
+of the traces cannot change. What SQLite sorts on the way it spills to files of its own, in the
+folder that SQLITE_TMPDIR or TMPDIR names, else /var/tmp. It knows nothing of why an example is kept
+or where it will go.
 """
 
 import hashlib
@@ -35,24 +37,25 @@ PRAGMA synchronous = OFF;
 PRAGMA temp_store = FILE;
 CREATE TABLE trace (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE catalogue (hash TEXT PRIMARY KEY, tools BLOB, used INTEGER DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE message (id INTEGER PRIMARY KEY, json TEXT);
 CREATE TABLE example (
     id INTEGER PRIMARY KEY, grp TEXT, trace TEXT, n INTEGER, teacher TEXT,
     context BLOB, conversation BLOB, tools BLOB, label BLOB, decision TEXT
 );
 CREATE TABLE payload (
-    id INTEGER PRIMARY KEY, name TEXT, messages TEXT, catalogue TEXT, label TEXT,
-    n_tools INTEGER, step INTEGER, n_calls INTEGER, n_arguments INTEGER
+    id INTEGER PRIMARY KEY, name TEXT, first_message INTEGER, n_messages INTEGER,
+    catalogue TEXT, label TEXT, n_tools INTEGER, step INTEGER, n_calls INTEGER, n_arguments INTEGER
 );
 CREATE TABLE opening (text TEXT, grp TEXT, PRIMARY KEY (text, grp)) WITHOUT ROWID;
 CREATE TABLE grp (id INTEGER PRIMARY KEY, name TEXT UNIQUE);
 CREATE TABLE component (root INTEGER, rank BLOB, grp INTEGER);
-CREATE TABLE part (grp TEXT PRIMARY KEY, part TEXT) WITHOUT ROWID;
+CREATE TABLE part (grp TEXT PRIMARY KEY, merged TEXT, part TEXT) WITHOUT ROWID;
 """
 
 _ROW = """
-SELECT name AS id, trace AS trace_id, grp AS "group", messages, catalogue, payload.label AS label,
-    n_tools, step, n_calls, n_arguments
-FROM payload JOIN example USING (id) WHERE id = ?
+SELECT name AS id, trace AS trace_id, merged AS "group", catalogue, payload.label AS label,
+    n_messages, n_tools, step, n_calls, n_arguments
+FROM payload JOIN example USING (id) JOIN part USING (grp) WHERE id = ?
 """
 
 
@@ -99,7 +102,7 @@ class Spool:
         )
         names = tools_key(trace.tools)
         keys = [b"" if m.role == "system" else message_key(m) for m in trace.messages]
-        texts = [orjson.dumps(message_json(m)).decode() for m in trace.messages]
+        first = self._add_messages(trace, max(len(e.context.messages) for e in examples))
         for example in examples:
             number, end = example.id.rpartition("#")[2], len(example.context.messages)
             calls = example.label.calls
@@ -119,11 +122,12 @@ class Spool:
                 ],
             )
             self._db.execute(
-                "INSERT INTO payload VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO payload VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     added.lastrowid,
                     example.id,
-                    f"[{','.join(texts[:end])}]",
+                    first,
+                    end,
                     catalogue,
                     orjson.dumps(decision_json(example.label)).decode(),
                     len(trace.tools),
@@ -136,6 +140,13 @@ class Spool:
         # As `similar` compares them, so that exact copies need no signature of their own.
         flat = " ".join(opening.lower().split())
         self._db.execute("INSERT OR IGNORE INTO opening VALUES (?, ?)", [flat, trace.group])
+
+    def _add_messages(self, trace: Trace, n: int) -> int:
+        """Store the first `n` messages under numbers that follow one another; return the first."""
+        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM message").fetchone()
+        texts = (orjson.dumps(message_json(message)).decode() for message in trace.messages[:n])
+        self._db.executemany("INSERT INTO message VALUES (?, ?)", enumerate(texts, last + 1))
+        return int(last) + 1
 
     def observations(self, *, by_teacher: bool) -> Iterator[list[int]]:
         """Per conversation so far: how often each distinct tool multiset was observed.
@@ -150,18 +161,18 @@ class Spool:
             yield [count for *_, count in observed]
 
     def number_groups(self) -> int:
-        """Give every group its number, from 1 in the order of their names; return how many."""
+        """Give every group key its number, from 1 in their order; return how many."""
         added = self._db.execute(
             "INSERT INTO grp (name) SELECT DISTINCT grp FROM opening ORDER BY grp"
         )
         return added.rowcount
 
     def groups(self) -> Iterator[tuple[int, str]]:
-        """Every group's number and name, in order."""
+        """Every group key with its number, in order."""
         yield from self._db.execute("SELECT id, name FROM grp ORDER BY id")
 
     def openings(self) -> Iterator[tuple[str, list[int]]]:
-        """Every distinct first request with the numbers of the groups that hold it, in order."""
+        """Every distinct first request with the numbers of its group keys, in order."""
         rows = self._db.execute(
             "SELECT text, id FROM opening JOIN grp ON grp = name ORDER BY text, grp"
         )
@@ -169,32 +180,38 @@ class Spool:
             yield text, [number for _, number in held]
 
     def join(self, root: int, rank: bytes, group: int) -> None:
-        """Put a group into the component `root`."""
+        """Put a group key into the component `root`."""
         self._db.execute("INSERT INTO component VALUES (?, ?, ?)", [root, rank, group])
 
     def components(self) -> Iterator[list[str]]:
-        """The group names of each component, the one of the lowest rank first."""
+        """The group keys of each component, the one of the lowest rank first."""
         rows = self._db.execute(
             "SELECT root, name FROM component JOIN grp ON grp = id ORDER BY root, rank"
         )
         for _, members in groupby(rows, key=lambda row: row[0]):
             yield [name for _, name in members]
 
-    def assign(self, group: str, part: Part) -> None:
-        """Fix the part of a group."""
-        self._db.execute("INSERT INTO part VALUES (?, ?)", [group, part])
+    def assign(self, key: str, merged: str, part: Part) -> None:
+        """Fix the merged group and the part of a group key."""
+        self._db.execute("INSERT INTO part VALUES (?, ?, ?)", [key, merged, part])
 
-    def by_group(self) -> Iterator[tuple[Part, list[Key]]]:
-        """Each group's part and examples, ordered by group, trace id and turn."""
+    def by_group_key(self) -> Iterator[tuple[Part, str, list[Key]]]:
+        """Part, merged group and examples of each group key.
+
+        Ordered by merged group, group key, trace id and turn.
+        """
         rows = self._db.execute(
-            "SELECT grp, part, id, context, tools, label, decision"
-            " FROM example JOIN part USING (grp) ORDER BY grp, trace, n"
+            "SELECT grp, part, merged, id, context, tools, label, decision"
+            " FROM example JOIN part USING (grp) ORDER BY merged, grp, trace, n"
         )
-        for (_, part), keys in groupby(rows, key=lambda row: row[:2]):
-            yield part, [Key(*key[2:]) for key in keys]
+        for (_, part, merged), keys in groupby(rows, key=lambda row: row[:3]):
+            yield part, merged, [Key(*key[3:]) for key in keys]
 
     def row(self, example: int) -> dict[str, Any]:
-        """The dataset row of an example without its weight; marks its catalogue as used."""
+        """What the spool knows for an example's dataset row; marks its catalogue as used.
+
+        That is the row's columns but weight, start and end, and `n_messages` of its context.
+        """
         found = self._db.execute(_ROW, [example])
         values = found.fetchone()
         row = dict(zip((column[0] for column in found.description), values, strict=True))
@@ -203,11 +220,16 @@ class Spool:
         )
         return row
 
-    def messages(self, example: int) -> str:
-        """The JSON of an example's context messages."""
-        found = self._db.execute("SELECT messages FROM payload WHERE id = ?", [example])
-        (messages,) = found.fetchone()
-        return str(messages)
+    def messages(self, example: int, skip: int = 0) -> Iterator[str]:
+        """The JSON of each of an example's context messages, from number `skip` on."""
+        found = self._db.execute(
+            "SELECT json FROM payload JOIN message ON message.id"
+            " BETWEEN first_message + ? AND first_message + n_messages - 1"
+            " WHERE payload.id = ? ORDER BY message.id",
+            [skip, example],
+        )
+        for (text,) in found:
+            yield str(text)
 
     def catalogues(self) -> Iterator[tuple[str, bytes]]:
         """Hash and JSON tool list of every catalogue that a fetched row uses."""

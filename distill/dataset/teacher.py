@@ -1,4 +1,4 @@
-"""What the traces say about the teacher: the ceiling for imitation, and what it costs.
+"""What the traces say about the teacher: how far it agrees with itself, and what it costs.
 
 Every figure is None where the traces do not say. Agreement is counted over verified decisions
 before duplicates are merged, which would hide how often the teacher repeats itself. This module
@@ -14,7 +14,7 @@ import numpy as np
 from distill.types import Outcome, Trace
 
 
-class Tally:
+class TeacherTally:
     """Counts over traces, in 8 bytes a trace."""
 
     def __init__(self) -> None:

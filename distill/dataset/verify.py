@@ -7,17 +7,14 @@ same rule when it serves, so a label that breaks it could never be acted on.
 Nothing here touches files or the network: a schema that refers to another document is broken.
 """
 
-import re
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal
 
 import orjson
-from jsonschema.exceptions import SchemaError
 from jsonschema.protocols import Validator
 from jsonschema.validators import Draft202012Validator, validator_for
 from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from distill.types import REPLY, Example, Outcome, ToolCall, ToolSpec
 
@@ -69,21 +66,24 @@ def _check_arguments(call: ToolCall, tool: ToolSpec) -> Reason | None:
         return Reason.BROKEN_SCHEMA
     try:
         valid = validator.is_valid(call.arguments)
-    except (Unresolvable, RecursionError, re.error):
+    except Exception:  # as in `_validator`: references and patterns are only followed now
         return Reason.BROKEN_SCHEMA
     return None if valid else Reason.INVALID_ARGUMENTS
 
 
 @lru_cache(maxsize=8192)
 def _validator(schema_json: bytes) -> Validator | None:
-    """The schema's validator, None when the schema is none itself."""
+    """The schema's validator, None when the schema is none itself.
+
+    A schema is foreign input, and jsonschema trusts it: a reference into a text or a number, or a
+    pattern that `re` cannot hold, ends in whatever Python raises there (AttributeError, TypeError,
+    OverflowError, …). None of it may end the build, so every exception means a broken schema.
+    """
     schema: dict[str, Any] = orjson.loads(schema_json)
-    if not isinstance(schema.get("$schema", ""), str):
-        return None
-    kind = validator_for(schema, default=Draft202012Validator)
     try:
+        kind = validator_for(schema, default=Draft202012Validator)
         kind.check_schema(schema)
-    except (SchemaError, RecursionError):
+        # An empty registry: the default one would fetch what a trace file names.
+        return kind(schema, registry=Registry())
+    except Exception:
         return None
-    # An empty registry: the default one would fetch what a trace file names.
-    return kind(schema, registry=Registry())

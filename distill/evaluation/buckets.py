@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.evaluation.metrics import accuracy, estimate, score
+from distill.evaluation.intervals import estimate
+from distill.evaluation.metrics import accuracy, score
 from distill.evaluation.predictions import Prediction
 
 _STARTS: dict[str, tuple[int, ...]] = {
@@ -32,9 +33,10 @@ TITLES = {
 def by_bucket(predictions: Sequence[Prediction], resamples: int) -> dict[str, list[dict[str, Any]]]:
     """Tool accuracy in each bucket that has examples, in the order of its values.
 
-    Returns `{"step": [{"bucket": "0", "n": 120, "tool_accuracy": {value, low, high}}, …], …}`.
-    `n_arguments` leaves the teacher's replies out: they have no arguments to fill. Resamples are
-    of all groups, as for the whole: how many of a bucket's examples a resample has, varies too.
+    Returns `{"step": [{"bucket": "0", "n": 120, "n_groups": 31, "tool_accuracy": {value, low,
+    high}}, …], …}`. `n` counts an example as often as the teacher decided it. `n_arguments` leaves
+    the teacher's replies out: they have no arguments to fill. Resamples are of all groups, as for
+    the whole: how many of a bucket's examples a resample has, varies too.
     """
     scores = score(predictions)
     report: dict[str, list[dict[str, Any]]] = {}
@@ -54,7 +56,14 @@ def by_bucket(predictions: Sequence[Prediction], resamples: int) -> dict[str, li
         for name, among in members.items():
             figure = estimates[name]
             assert figure is not None, "a bucket without examples"
-            rows.append({"bucket": name, "n": int(among.sum()), "tool_accuracy": figure._asdict()})
+            rows.append(
+                {
+                    "bucket": name,
+                    "n": round(float((among * scores.weights).sum())),
+                    "n_groups": len(np.unique(scores.groups[among == 1])),
+                    "tool_accuracy": figure._asdict(),
+                }
+            )
         report[dimension] = rows
     return report
 

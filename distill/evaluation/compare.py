@@ -15,12 +15,14 @@ import numpy as np
 from distill.chat import same_calls
 from distill.config import EvaluationConfig
 from distill.errors import InputError, RouterError
-from distill.evaluation import metrics
-from distill.evaluation.latency import Timing
+from distill.evaluation.comparable import require_comparable
+from distill.evaluation.intervals import holm, number_groups, paired_difference
+from distill.evaluation.latency import Timing, supported
 from distill.evaluation.predictions import Prediction, load
 from distill.evaluation.report import write_report
 from distill.evaluation.summary import (
     Measured,
+    agreement_of,
     dataset_entry,
     pooled,
     router_entry,
@@ -73,16 +75,19 @@ def comparison(
     accuracy; `paired[]` has, for each pair and metric, the difference of the better (`a`) and the
     worse (`b`) on the examples both decided under the same seed, with the plain p-value and, as
     `p_value_holm`, the one adjusted for testing all pairs of that metric (Holm 1979). Intervals
-    are not adjusted. Pairs without a common example are left out.
+    are not adjusted. `by_seed` has the difference under each common seed: p-values hold for the
+    trained routers, and only the spread over seeds shows the luck of split and training. Pairs
+    without a common example are left out.
 
     Raises:
         RouterError: a run is not whole, or not evaluated.
+        ConfigError: a run's config.yaml is missing or damaged.
         InputError: no runs, runs that do not belong together, or the same run twice.
     """
     if not runs:
         raise InputError("compare", "no runs", "name at least one run directory")
     read = [(run, _read(run)) for run in runs]
-    _require_comparable(read)
+    require_comparable(read)
     by_router: dict[str, list[Measured]] = defaultdict(list)
     for _, measured in sorted(read, key=lambda pair: (pair[1].router, pair[1].seed)):
         by_router[measured.router].append(measured)
@@ -105,7 +110,7 @@ def _report(
 ) -> dict[str, Any]:
     every = [measured for group in by_router.values() for measured in group]
     teacher = teacher_entry(every)
-    entries = [router_entry(g, config, teacher["self_agreement"]) for g in by_router.values()]
+    entries = [router_entry(g, config, agreement_of(teacher)) for g in by_router.values()]
     entries.sort(key=lambda entry: (-entry["tool_accuracy"]["value"], entry["name"]))
     order = [entry["name"] for entry in entries]
     return {
@@ -123,34 +128,51 @@ def _paired(by_router: Mapping[str, Sequence[Measured]], resamples: int) -> list
     }
     report = []
     for metric, correct in _PAIRED.items():
-        found: dict[tuple[str, str], metrics.Difference] = {}
+        entries = []
         for a, b in combinations(by_router, 2):
             common = [key for key in rows[a] if key in rows[b]]
-            if not common:
-                continue
-            left, right = (
-                np.array([correct(rows[name][key]) for key in common], dtype=np.float64)
-                for name in (a, b)
-            )
-            groups = metrics.number_groups([rows[a][key].group for key in common])
-            weights = np.array([rows[a][key].weight for key in common], dtype=np.float64)
-            found[a, b] = metrics.paired_difference(left, right, groups, resamples, weights)
-        adjusted = metrics.holm([difference.p_value for difference in found.values()])
-        for (a, b), p_value_holm in zip(found, adjusted, strict=True):
-            difference = found[a, b]
-            report.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "metric": metric,
-                    "difference": difference.value,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "p_value": difference.p_value,
-                    "p_value_holm": p_value_holm,
-                }
-            )
+            if common:
+                pairs = [(key[0], rows[a][key], rows[b][key]) for key in common]
+                entries.append(
+                    {"a": a, "b": b, "metric": metric, **_difference(pairs, correct, resamples)}
+                )
+        tested = [entry for entry in entries if entry["p_value"] is not None]
+        adjusted = holm([entry["p_value"] for entry in tested])
+        for entry, p_value_holm in zip(tested, adjusted, strict=True):
+            entry["p_value_holm"] = p_value_holm
+        report += entries
     return report
+
+
+def _difference(
+    pairs: Sequence[tuple[int, Prediction, Prediction]],
+    correct: Callable[[Prediction], bool],
+    resamples: int,
+) -> dict[str, Any]:
+    """The figures of a `paired[]` entry from (seed, one router's decision, the other's)."""
+    seeds = np.array([seed for seed, _, _ in pairs])
+    left = np.array([correct(a) for _, a, _ in pairs], dtype=np.float64)
+    right = np.array([correct(b) for _, _, b in pairs], dtype=np.float64)
+    weights = np.array([a.weight for _, a, _ in pairs], dtype=np.float64)
+    groups = number_groups([a.group for _, a, _ in pairs])
+    found = paired_difference(left, right, groups, resamples, weights)
+    by_seed = [
+        {
+            "seed": int(seed),
+            "n_examples": int((seeds == seed).sum()),
+            "difference": float(np.average((left - right)[here], weights=weights[here])),
+        }
+        for seed in np.unique(seeds)
+        for here in [seeds == seed]
+    ]
+    return {
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p_value": found.p_value,
+        "p_value_holm": None,
+        "by_seed": by_seed,
+    }
 
 
 def _read(run: RunDir) -> Measured:
@@ -158,9 +180,11 @@ def _read(run: RunDir) -> Measured:
     evaluation = _evaluation(run)
     timing: Timing = {
         "latency_ms": evaluation["latency_ms"],
+        # Percentiles of nobody knows how many samples are not to be relied on.
+        "latency_samples": evaluation.get("latency_samples", 0),
         "decisions_per_s": evaluation["decisions_per_s"],
     }
-    return Measured(read_json(run.manifest), load(run.predictions), timing)
+    return Measured(read_json(run.manifest), load(run.predictions), supported(timing))
 
 
 def _evaluation(run: RunDir) -> dict[str, Any]:
@@ -171,34 +195,3 @@ def _evaluation(run: RunDir) -> dict[str, Any]:
     if evaluation is None:
         raise RouterError(run.report, "not the report of an evaluated run", cure)
     return dict(evaluation)
-
-
-def _require_comparable(runs: Sequence[tuple[RunDir, Measured]]) -> None:
-    """Refuse runs that differ in what must be the same, and a run that comes twice."""
-    datasets: dict[int, tuple[RunDir, str]] = {}
-    kinds: dict[str, tuple[RunDir, str]] = {}
-    seen: dict[tuple[str, int], RunDir] = {}
-    for run, measured in runs:
-        dataset, kind = measured.manifest["dataset"]["hash"], measured.manifest["kind"]
-        other, found = datasets.setdefault(measured.seed, (run, dataset))
-        if found != dataset:
-            raise InputError(
-                run.path,
-                f"its dataset under seed {measured.seed} is not that of {other.path}",
-                "compare runs of the same dataset",
-            )
-        other, found = kinds.setdefault(measured.router, (run, kind))
-        if found != kind:
-            raise InputError(
-                run.path,
-                f"router {measured.router!r} is of kind {kind!r}, but {found!r} in {other.path}",
-                "give different routers different names",
-            )
-        name = (measured.router, measured.seed)
-        if name in seen:
-            raise InputError(
-                run.path,
-                f"router {name[0]!r} with seed {name[1]} is also in {seen[name].path}",
-                "name one of them",
-            )
-        seen[name] = run

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from distill.config import EvaluationConfig
 from distill.errors import ConfigError, DatasetError
-from distill.evaluation.latency import Timing, measure
+from distill.evaluation.latency import Timing, measure, supported
 from distill.evaluation.predictions import Difficulty, Prediction
 from distill.types import Decision, Example, Router
 
@@ -23,6 +23,8 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Prediction], Timing]:
     """Decide all examples in batches, then measure latency and throughput on some of them.
+
+    Percentiles of latency that the samples are too few for are None.
 
     Args:
         router: any router.
@@ -53,7 +55,8 @@ def evaluate(
     ]
     # Neighbours come from one conversation: a shuffle makes the timed few typical of all.
     timed = random.Random(seed).sample([example.context for example in examples], len(examples))
-    return predictions, measure(router, timed, config.latency_samples, config.batch_size)
+    timing = measure(router, timed, config.latency_samples, config.batch_size)
+    return predictions, supported(timing)
 
 
 def _limit(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:

@@ -13,21 +13,39 @@ import numpy as np
 from distill.types import Context, Router
 
 _WARM_UP = 3
+_LEAST = {"p95": 20, "p99": 100}  # below, the percentile is the slowest sample, or beyond it
 
 
 class Latency(TypedDict):
-    """Percentiles of the time of one decision, in milliseconds."""
+    """Percentiles of the time of one decision, in milliseconds; None where not known."""
 
     p50: float
-    p95: float
-    p99: float
+    p95: float | None
+    p99: float | None
 
 
 class Timing(TypedDict):
     """What `measure` found."""
 
     latency_ms: Latency
+    latency_samples: int
     decisions_per_s: float
+
+
+def supported(timing: Timing) -> Timing:
+    """The timing without the percentiles that its samples are too few to tell.
+
+    p95 needs 20 samples and p99 needs 100: of fewer, less than one lies above the percentile.
+    """
+    latency, samples = timing["latency_ms"], timing["latency_samples"]
+    return {
+        **timing,
+        "latency_ms": {
+            "p50": latency["p50"],
+            "p95": latency["p95"] if samples >= _LEAST["p95"] else None,
+            "p99": latency["p99"] if samples >= _LEAST["p99"] else None,
+        },
+    }
 
 
 def measure(router: Router, contexts: Sequence[Context], samples: int, batch_size: int) -> Timing:
@@ -35,7 +53,8 @@ def measure(router: Router, contexts: Sequence[Context], samples: int, batch_siz
 
     Contexts are taken in turn, again from the first when they run out. A few untimed decisions of
     each sort come first, for lazy imports, caches and allocators. `decide` returns plain objects,
-    so a GPU's work is done when the clock is read.
+    so a GPU's work is done when the clock is read. All percentiles are given, however few the
+    samples; `supported` takes out what they cannot tell.
     """
     assert contexts, "nothing to decide"
     turn = itertools.cycle(contexts)
@@ -58,5 +77,6 @@ def measure(router: Router, contexts: Sequence[Context], samples: int, batch_siz
     p50, p95, p99 = (float(ms) for ms in np.percentile(np.array(seconds) * 1000, [50, 95, 99]))
     return {
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
+        "latency_samples": samples,
         "decisions_per_s": len(batches) * batch_size / elapsed,
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from distill.chat import decision_json, parse_decision
+from distill.dataset.points import n_arguments, step
 from distill.errors import RouterError
 from distill.runs import write
 from distill.types import Decision, Example
@@ -21,7 +22,7 @@ class Difficulty:
     """The properties of an example by which accuracy is broken down (`distill.evaluation.buckets`).
 
     `n_tools` offered, `step` (assistant turns before this one), `n_calls` and `n_arguments` of the
-    label, the latter summed over its calls.
+    label, the latter summed over its calls: as the dataset's rows have them.
     """
 
     n_tools: int
@@ -34,9 +35,9 @@ class Difficulty:
         calls = example.label.calls
         return cls(
             n_tools=len(example.context.tools),
-            step=sum(message.role == "assistant" for message in example.context.messages),
+            step=step(example.context),
             n_calls=len(calls),
-            n_arguments=sum(len(call.arguments or {}) for call in calls),
+            n_arguments=n_arguments(calls),
         )
 
 

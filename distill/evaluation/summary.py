@@ -12,11 +12,14 @@ from typing import Any
 
 from distill.chat import digest
 from distill.config import EvaluationConfig
-from distill.evaluation import metrics
+from distill.evaluation import calibration, metrics
 from distill.evaluation.buckets import by_bucket
+from distill.evaluation.intervals import Estimate, estimate
 from distill.evaluation.latency import Timing
-from distill.evaluation.metrics import Estimate
 from distill.evaluation.predictions import Prediction
+
+_PARTS = ("train", "calibration", "test")
+_FILL_ARGUMENTS = frozenset({"decoder"})  # the kinds of router that fill in arguments
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,26 @@ class Measured:
 
 
 def router_entry(
-    runs: Sequence[Measured], config: EvaluationConfig, ceiling: float | None
+    runs: Sequence[Measured], config: EvaluationConfig, agreement: float | None
 ) -> dict[str, Any]:
     """One entry of `routers[]`, of the runs of one router under different seeds.
 
-    Times and sizes that vary with the seed are medians over seeds. `share_of_ceiling` is tool
-    accuracy over `ceiling`, the teacher's agreement with itself; null where that is not known.
+    Times and sizes that vary with the seed are medians over seeds; `latency_samples` is the least
+    of them. `share_of_agreement` is tool accuracy over `agreement` (`agreement_of`); null where
+    that is not known. Of what was measured, `n_examples` counts examples once a seed, `n_distinct`
+    each once, `n_decisions` each as often as the teacher decided it, and `n_groups` their groups.
     """
     predictions = pooled(runs)
     scores = metrics.score(predictions)
-    found = metrics.estimate(
+    found = estimate(
         {
             "tool_accuracy": metrics.accuracy(scores.tool_correct),
             "call_accuracy": metrics.accuracy(scores.call_correct),
             "macro_f1": metrics.macro_f1(scores),
             "precision": metrics.no_call_precision(scores),
             "recall": metrics.no_call_recall(scores),
-            "ece": metrics.calibration_error(scores),
-            "brier": metrics.brier(scores),
+            "ece": calibration.calibration_error(scores),
+            "brier": calibration.brier(scores),
         },
         scores.groups,
         config.bootstrap,
@@ -71,23 +76,29 @@ def router_entry(
         "parameters": _median_int([run.manifest["parameters"] for run in runs]),
         "trainable_parameters": _median_int([run.manifest["trainable_parameters"] for run in runs]),
         "n_examples": len(predictions),
+        "n_distinct": len({p.id for p in predictions}),
+        "n_decisions": round(float(scores.weights.sum())),
         "n_groups": int(scores.groups.max()) + 1,
-        "fills_arguments": any(
-            call.arguments is not None for p in predictions for call in p.decision.calls
-        ),
+        "fills_arguments": manifest["kind"] in _FILL_ARGUMENTS,
         "tool_accuracy": figures["tool_accuracy"],
-        "share_of_ceiling": tool_accuracy.value / ceiling if ceiling else None,
+        "share_of_agreement": tool_accuracy.value / agreement if agreement else None,
         "call_accuracy": figures["call_accuracy"],
         "macro_f1": figures["macro_f1"],
         "no_call": {"precision": figures["precision"], "recall": figures["recall"]},
         "by_bucket": by_bucket(predictions, config.bootstrap),
         "by_seed": [_seed_entry(run, config) for run in runs],
-        "calibration": {"ece": figures["ece"], "brier": figures["brier"]},
+        "calibration": {
+            "ece": figures["ece"],
+            "ece_if_calibrated": calibration.error_if_calibrated(scores),
+            "brier": figures["brier"],
+        },
         "risk": [],
         "latency_ms": {
-            p: median(float(run.timing["latency_ms"][p]) for run in runs)
-            for p in ("p50", "p95", "p99")
+            "p50": median(run.timing["latency_ms"]["p50"] for run in runs),
+            "p95": _median([run.timing["latency_ms"]["p95"] for run in runs]),
+            "p99": _median([run.timing["latency_ms"]["p99"] for run in runs]),
         },
+        "latency_samples": min(run.timing["latency_samples"] for run in runs),
         "decisions_per_s": median(run.timing["decisions_per_s"] for run in runs),
         "train_seconds": _median([run.manifest["train_seconds"] for run in runs]),
         "llm_calls_saved": None,
@@ -101,7 +112,7 @@ def pooled(runs: Sequence[Measured]) -> list[Prediction]:
     return [prediction for run in runs for prediction in run.predictions]
 
 
-def figure_json(figure: Estimate | None) -> dict[str, float] | None:
+def figure_json(figure: Estimate | None) -> dict[str, float | None] | None:
     """`{value, low, high}`, or null without support."""
     return None if figure is None else figure._asdict()
 
@@ -109,42 +120,55 @@ def figure_json(figure: Estimate | None) -> dict[str, float] | None:
 def dataset_entry(runs: Sequence[Measured]) -> dict[str, Any]:
     """`dataset` of the report, from runs whose hashes agree wherever their seeds do.
 
-    With several seeds the counts are sums over their splits (`seeds` lists each), `hash` is the
-    digest of theirs, and `n_groups` counts the groups of the dataset, which all splits share.
+    Each seed has its own split: `seeds` has the counts of each, and how many of its test part were
+    measured (`n_measured` examples in `n_measured_groups` groups: fewer than `n_test` where
+    `evaluation.max_examples` says so). With several seeds the counts at the top are means, rounded,
+    and `hash` is the digest of theirs. `n_groups` counts the groups of the dataset, which all
+    splits share.
     """
-    by_seed = {run.seed: run.manifest["dataset"] for run in runs}
-    seeds = [
-        {
-            "seed": seed,
-            "hash": by_seed[seed]["hash"],
-            **{
-                f"n_{part}": by_seed[seed]["parts"].get(part, {}).get("examples", 0)
-                for part in ("train", "calibration", "test")
-            },
-        }
-        for seed in sorted(by_seed)
-    ]
+    by_seed = {run.seed: run for run in runs}
+    seeds = [_split_entry(by_seed[seed]) for seed in sorted(by_seed)]
     hashes = [entry["hash"] for entry in seeds]
     return {
         "hash": hashes[0] if len(set(hashes)) == 1 else digest(hashes),
-        **{
-            f"n_{part}": sum(entry[f"n_{part}"] for entry in seeds)
-            for part in ("train", "calibration", "test")
-        },
-        "n_groups": max(dataset["n_groups"] for dataset in by_seed.values()),
+        **{f"n_{part}": round(fmean(entry[f"n_{part}"] for entry in seeds)) for part in _PARTS},
+        "n_groups": max(run.manifest["dataset"]["n_groups"] for run in runs),
         "seeds": seeds,
     }
 
 
+def _split_entry(run: Measured) -> dict[str, Any]:
+    dataset = run.manifest["dataset"]
+    return {
+        "seed": run.seed,
+        "hash": dataset["hash"],
+        **{f"n_{part}": dataset["parts"].get(part, {}).get("examples", 0) for part in _PARTS},
+        "n_measured": len(run.predictions),
+        "n_measured_groups": len({p.group for p in run.predictions}),
+    }
+
+
 def teacher_entry(runs: Sequence[Measured]) -> dict[str, Any]:
-    """`teacher` of the report; a fact is the mean over the seeds whose manifests know it."""
+    """`teacher` of the report; a fact is the mean over the seeds whose manifests know it.
+
+    `self_agreement` is of answers of one teacher, `label_agreement` of any: with several teachers
+    in the traces the latter is lower. `latency_ms` are percentiles over traces of a trace's mean
+    time per LLM call (`distill.dataset.teacher`), so single calls vary more.
+    """
     teachers = {run.seed: run.manifest["teacher"] for run in runs}
     found = [teachers[seed] for seed in sorted(teachers)]
     latencies = [teacher["latency_ms"] for teacher in found if teacher["latency_ms"]]
+    agreements = {
+        key: value
+        for name in ("self_agreement", "label_agreement")
+        for key, value in (
+            (name, _mean([t.get(name) for t in found])),
+            (f"{name}_contexts", _median_int([t.get(f"{name}_contexts") for t in found])),
+        )
+    }
     return {
         "name": ", ".join(dict.fromkeys(str(t["name"]) for t in found if t["name"])) or None,
-        "self_agreement": _mean([teacher["self_agreement"] for teacher in found]),
-        "self_agreement_contexts": _median_int([t.get("self_agreement_contexts") for t in found]),
+        **agreements,
         "success_rate": _mean([teacher["success_rate"] for teacher in found]),
         "latency_ms": {p: _mean([latency[p] for latency in latencies]) for p in ("p50", "p95")}
         if latencies
@@ -153,12 +177,21 @@ def teacher_entry(runs: Sequence[Measured]) -> dict[str, Any]:
     }
 
 
+def agreement_of(teacher: Mapping[str, Any]) -> float | None:
+    """How often two answers in the traces to one context agree, whoever of the teachers gave them.
+
+    That is what a router can be measured against: it is not told which teacher answers next. With
+    one teacher it is that teacher's agreement with itself.
+    """
+    labels: float | None = teacher["label_agreement"]
+    itself: float | None = teacher["self_agreement"]
+    return itself if labels is None else labels
+
+
 def _seed_entry(run: Measured, config: EvaluationConfig) -> dict[str, Any]:
     scores = metrics.score(run.predictions)
     statistic = {"tool_accuracy": metrics.accuracy(scores.tool_correct)}
-    figure = metrics.estimate(statistic, scores.groups, config.bootstrap, scores.weights)[
-        "tool_accuracy"
-    ]
+    figure = estimate(statistic, scores.groups, config.bootstrap, scores.weights)["tool_accuracy"]
     return {
         "seed": run.seed,
         "n_examples": len(run.predictions),

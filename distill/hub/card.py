@@ -5,6 +5,7 @@ weights. The text lies in `TEMPLATE.md`.
 """
 
 import re
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,13 @@ _WHAT = {
     "encoder": "a pretrained encoder with a tool head, its LoRA update merged into the weights",
     "decoder": "a LoRA adapter for a pretrained causal language model",
 }
+_CLASSIFICATION = "text-classification"
 _LIBRARIES = {"encoder": "sentence-transformers", "decoder": "peft"}
+# What the library loads, by the hub's names; a sentence-transformers model gives vectors.
+_PIPELINES = {"encoder": "feature-extraction", "decoder": "text-generation"}
+
+# What vLLM takes as --max-lora-rank.
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 # Key in the report, label, the hub's metric id.
 _QUALITY = [
@@ -38,6 +45,7 @@ _QUALITY = [
 ]
 _TEACHER = [
     ("self_agreement", "Teacher's self-agreement"),
+    ("label_agreement", "Agreement of the recorded decisions"),
     ("success_rate", "Teacher's success rate"),
     ("latency_ms.p50", "Teacher's latency, median (ms)"),
     ("latency_ms.p95", "Teacher's latency, 95th percentile (ms)"),
@@ -98,7 +106,8 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         dataset=manifest["dataset"],
         teacher=manifest["teacher"],
         environment=manifest["environment"],
-        hardware=manifest["environment"]["hardware"],
+        trained_on=manifest["environment"]["hardware"],
+        timed_on=record.report["evaluation"]["hardware"],
         base=_base(record),
         base_repo=record.base_repo,
         base_name=base.get("name"),
@@ -106,6 +115,7 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         base_revision=base.get("revision"),
         license=_license(record),
         tools=record.tools,
+        measured=measured,
         calibrated=record.router.get("calibration") is not None,
         quality=_present(quality),
         teacher_quality=_present(teacher),
@@ -113,14 +123,13 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         unmeasured=[n for n, e in quality + teacher + cost if e is None],
         risk=[{key: row.get(key) for key in _RISK} for row in measured.get("risk") or []],
         settings=yaml.safe_dump(record.router["config"], sort_keys=False).strip(),
-        lora_rank=_lora_rank(router_folder) if kind == "decoder" else None,
+        lora_rank=_served_rank(_lora_rank(router_folder)) if kind == "decoder" else None,
     )
 
 
 def metadata(record: Record, repo_id: str) -> ModelCardData:
     """The card's YAML head: one evaluation result per measured metric, unrounded."""
     dataset = record.manifest["dataset"]
-    task = "text-generation" if record.kind == "decoder" else "text-classification"
     results = []
     for key, label, metric in _QUALITY:
         estimate = _estimate(record.measured, key)
@@ -128,7 +137,7 @@ def metadata(record: Record, repo_id: str) -> ModelCardData:
             continue
         results.append(
             EvalResult(
-                task_type=task,
+                task_type="text-generation" if record.kind == "decoder" else _CLASSIFICATION,
                 task_name="Tool routing",
                 dataset_type="tool-call-traces",
                 dataset_name=_line(dataset["source"]["name"]),
@@ -145,9 +154,9 @@ def metadata(record: Record, repo_id: str) -> ModelCardData:
     tags = ["tool-calling", "function-calling", "routing", "distillation", record.kind]
     return ModelCardData(
         base_model=record.base_repo,
-        license=_license(record),
+        license=record.license or "other",
         library_name=_LIBRARIES.get(record.kind, "tool-router-distill"),
-        pipeline_tag=task,
+        pipeline_tag=_PIPELINES.get(record.kind, _CLASSIFICATION),
         tags=[*tags, "lora"] if record.kind == "decoder" else tags,
         model_name=repo_id if results else None,
         eval_results=results or None,
@@ -167,7 +176,13 @@ def _compiled() -> Template:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"md": _md, "code": _code, "figure": _figure, "interval": _interval}
+    environment.filters |= {
+        "md": _md,
+        "code": _code,
+        "shell": _shell,
+        "figure": _figure,
+        "interval": _interval,
+    }
     return environment.from_string(template())
 
 
@@ -192,8 +207,9 @@ def _present(rows: list[tuple[str, Estimate | None]]) -> list[tuple[str, Estimat
 
 
 def _license(record: Record) -> str:
-    """The base model's licence goes with what is derived from it; else the project's own."""
-    return str((record.base_model or {}).get("license") or "apache-2.0").lower()
+    """The licence in words; `other` is what hubs call one that they have no name for."""
+    name = record.license or "unknown"
+    return f"{name}, see the base model" if name in ("other", "unknown") else name
 
 
 def _base(record: Record) -> str:
@@ -219,6 +235,11 @@ def _lora_rank(folder: Path) -> int:
     return rank
 
 
+def _served_rank(rank: int) -> int | None:
+    """The least `--max-lora-rank` that vLLM takes for an adapter; None where it is too large."""
+    return next((served for served in _VLLM_RANKS if served >= rank), None)
+
+
 def _line(value: object) -> str:
     """One printable line: a name from somebody's traces may hold anything."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
@@ -233,6 +254,11 @@ def _md(value: object) -> str:
 def _code(value: object) -> str:
     """For a code span, within a table too, where a backslash escapes nothing."""
     return re.sub(r"[`|<>]", "?", _line(value))
+
+
+def _shell(value: object) -> str:
+    """One word of a command, as `_code` otherwise."""
+    return shlex.quote(_code(value))
 
 
 def _figure(value: object) -> str:

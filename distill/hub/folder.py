@@ -2,7 +2,7 @@
 
 The router's files lie at the top, so that the folder is a router folder and loads as one. Weights
 are safetensors; pickles, links and files of unknown kinds are refused, never dropped in silence.
-This module knows nothing of the network: a dry run is this module alone.
+This module knows nothing of the network: what a hub says of the base model is told to it.
 """
 
 import json
@@ -36,20 +36,29 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npy"
 # Written by transformers and PEFT with the folder a model was loaded from.
 _PATH_KEYS = ("_name_or_path", "name_or_path", "base_model_name_or_path")
 
-# Hugging Face, OpenAI-style, GitHub, AWS; and a password within a URL.
-_SECRET = re.compile(
-    rb"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b"
-    rb"|://[^/\s:@\"']+:[^/\s:@\"']+@"
-)
+_SECRETS = [
+    rb"\bhf_[A-Za-z0-9]{20,}\b",  # Hugging Face
+    rb"\bsk-[A-Za-z0-9_-]{20,}\b",  # OpenAI, Anthropic and others
+    rb"\bgh[pousr]_[A-Za-z0-9]{20,}\b|\bgithub_pat_[A-Za-z0-9_]{20,}\b",  # GitHub
+    rb"\bAKIA[A-Z0-9]{16}\b",  # AWS
+    rb"\bAIza[A-Za-z0-9_-]{35}",  # Google
+    rb"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack
+    rb"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # a JSON Web Token
+    rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY",  # PEM
+    rb"://[^/\s:@\"']+:[^/\s:@\"']+@",  # a password within a URL
+]
+# In any case: a TF-IDF router's terms are the conversations' words in lower case.
+_SECRET = re.compile(b"|".join(_SECRETS), re.IGNORECASE)
 
 
-def prepare(run: RunDir, repo_id: str, out: Path) -> list[Path]:
-    """Write exactly the folder that `push` uploads.
+def prepare(run: RunDir, repo_id: str, out: Path, *, base_license: str | None = None) -> list[Path]:
+    """Write the folder that is published.
 
     Args:
         run: a finished, evaluated run.
         repo_id: the repository as `owner/name`; the card speaks of it.
         out: where to; a folder prepared earlier is replaced, any other must be empty.
+        base_license: what the base model is under, where the run itself does not know it.
 
     Returns:
         The files written, sorted.
@@ -62,6 +71,8 @@ def prepare(run: RunDir, repo_id: str, out: Path) -> list[Path]:
     require_repo_id(repo_id)
     require_replaceable(out)
     record = read_record(run)
+    if base_license is not None and record.license is None:
+        record = record.with_license(base_license)
     sources = _router_files(run.router)
     if record.base_is_local and (run.router / "adapter_config.json").is_file():
         raise HubError(
@@ -85,7 +96,8 @@ def prepare(run: RunDir, repo_id: str, out: Path) -> list[Path]:
         write(fresh / "config.yaml", config)
         write(fresh / "README.md", render_card(record, repo_id, run.router))
         for path in _files(fresh):
-            _require_publishable_text(path, run)
+            if path.suffix != ".safetensors":
+                _require_publishable_text(path, run)
     return _files(out)
 
 
@@ -136,11 +148,10 @@ def _require_safetensors(path: Path) -> None:
 def _copy_json(source: Path, target: Path, record: Record) -> None:
     """Copy as it is, unless the file says which folder here a model was loaded from."""
     value: Any = read_json(source)
-    local = (
-        [key for key in _PATH_KEYS if is_local(str(value.get(key, "")))]
-        if isinstance(value, dict)
-        else []
-    )
+    loaded_from = {
+        key: str(value[key]) for key in _PATH_KEYS if isinstance(value, dict) and value.get(key)
+    }
+    local = [k for k, place in loaded_from.items() if record.base_is_local or is_local(place)]
     if not local:
         shutil.copyfile(source, target)
         return
@@ -150,11 +161,11 @@ def _copy_json(source: Path, target: Path, record: Record) -> None:
 
 def _require_publishable_text(path: Path, run: RunDir) -> None:
     """Raise HubError where a written file still speaks of this machine or holds a secret."""
-    if path.suffix not in (".json", ".yaml", ".md", ".jinja") or path.name in _VOCABULARIES:
-        return
     content = path.read_bytes()
     if _SECRET.search(content):
         raise HubError(path.name, "holds what looks like a secret", "remove it from the run")
+    if path.name in _VOCABULARIES:
+        return
     for place in (Path.home(), run.path.resolve()):
         # A short one (/root, /) may stand in a tool's description for other reasons.
         text = json.dumps(str(place))[1:-1]
@@ -162,5 +173,5 @@ def _require_publishable_text(path: Path, run: RunDir) -> None:
             raise HubError(path.name, "holds a path of this machine", "remove it from the run")
 
 
-# Their entries are pieces of text, not settings.
-_VOCABULARIES = ("tokenizer.json", "vocab.json")
+# Their entries are pieces of text, not settings: a path there is nobody's.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")

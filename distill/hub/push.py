@@ -23,7 +23,9 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 
 from distill.errors import HubError, InputError, RouterError
-from distill.hub.folder import PUBLISHED, is_published, prepare, require_replaceable
+from distill.hub import folder
+from distill.hub.folder import PUBLISHED, is_published, require_replaceable
+from distill.hub.license import license_on_hub
 from distill.hub.record import read_record, require_repo_id
 from distill.runs import RunDir, new_folder
 
@@ -31,6 +33,43 @@ __all__ = ["TIMEOUT", "prepare", "pull", "push"]
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a request to the hub is given up."""
+
+
+def prepare(
+    run: RunDir,
+    repo_id: str,
+    out: Path,
+    *,
+    token: str | None = None,
+    endpoint: str | None = None,
+    timeout: float = TIMEOUT,
+) -> list[Path]:
+    """Write exactly the folder that `push` uploads.
+
+    Nothing is sent. The hub is asked one thing, and only where the run does not know it: the
+    licence of its base model. Without an answer the card calls it unknown.
+
+    Args:
+        run: a finished, evaluated run.
+        repo_id: the repository as `owner/name`; the card speaks of it.
+        out: where to; a folder prepared earlier is replaced, any other must be empty.
+        token: defaults to the environment's `HF_TOKEN`; public base models need none.
+        endpoint: the hub's address; defaults to `HF_ENDPOINT`, else huggingface.co.
+        timeout: seconds after which the question is given up.
+
+    Returns:
+        The files written, sorted.
+
+    Raises:
+        HubError, RouterError: as `distill.hub.folder.prepare`.
+    """
+    require_repo_id(repo_id)
+    require_replaceable(out)
+    record = read_record(run)
+    api = HfApi(endpoint=endpoint, token=_token(token) or False)
+    return folder.prepare(
+        run, repo_id, out, base_license=license_on_hub(record, api, timeout=timeout)
+    )
 
 
 def push(
@@ -51,7 +90,8 @@ def push(
     Args:
         run: a finished, evaluated run.
         repo_id: the repository as `owner/name`.
-        private: make the repository private; refuse one that is public already.
+        private: make the repository private, or public; one that is there already and is the
+            other is refused, not changed.
         token: defaults to the environment's `HF_TOKEN`.
         endpoint: the hub's address; defaults to `HF_ENDPOINT`, else huggingface.co.
         timeout: seconds without a byte after which a request is given up.
@@ -70,11 +110,11 @@ def push(
         raise HubError(repo_id, "no token", "set HF_TOKEN to one that may write there")
     api = HfApi(endpoint=endpoint, token=token)
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "repository"
-        files = prepare(run, repo_id, folder)
+        out = Path(temporary) / "repository"
+        files = prepare(run, repo_id, out, token=token, endpoint=endpoint, timeout=timeout)
         with _in_words(repo_id, api.endpoint, token, "write"), _patience(timeout):
             url = str(api.create_repo(repo_id, private=private, exist_ok=True))
-            ours = {path.relative_to(folder).as_posix(): path for path in files}
+            ours = {path.relative_to(out).as_posix(): path for path in files}
             _commit(api, repo_id, ours, _message(run), private)
     return url
 
@@ -135,6 +175,10 @@ def _commit(api: HfApi, repo_id: str, ours: dict[str, Path], message: str, priva
     if private and not info.private:
         raise HubError(
             repo_id, "exists and is public", "make it private on the hub, or push it as public"
+        )
+    if info.private and not private:
+        raise HubError(
+            repo_id, "exists and is private", "make it public on the hub, or push it as private"
         )
     remote = [file.rfilename for file in info.siblings or ()]
     stale = [name for name in remote if is_published(name) and name not in ours]

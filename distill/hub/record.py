@@ -6,7 +6,7 @@ does not hold. This module knows nothing of Markdown and nothing of the network.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,27 @@ _MANIFEST = [
     "environment.hardware.gpus",
 ]
 _ROUTER = ["format", "kind", "config", "catalogue"]
-_REPORT = ["dataset.hash", "teacher", "routers"]
+_REPORT = [
+    "dataset.hash",
+    "teacher",
+    "routers",
+    "evaluation.hardware.cpu",
+    "evaluation.hardware.cores",
+    "evaluation.hardware.gpus",
+]
+_MEASURED = ["kind", "n_examples", "n_groups"]
 
 _LOCAL = re.compile(r"^(/|~|\.{1,2}/|\\\\|file://|[A-Za-z]:[\\/])")
 
 
 @dataclass(frozen=True)
 class Record:
-    """The run's files as JSON values; `base_is_local`: the base model was a folder here."""
+    """The run's files as JSON values."""
 
     manifest: dict[str, Any]
     report: dict[str, Any]
     router: dict[str, Any]
     config: dict[str, Any]
-    base_is_local: bool
 
     @property
     def kind(self) -> str:
@@ -78,12 +85,44 @@ class Record:
         return value
 
     @property
+    def base_is_local(self) -> bool:
+        """Whether the base model was a folder where the router was trained.
+
+        No look at this machine's files can tell: a relative path leads elsewhere from elsewhere.
+        """
+        base = self.base_model
+        if base is None:
+            return False
+        # Runs older than this key recorded a folder as its bare name.
+        return bool(base.get("local", "/" not in str(base.get("origin") or base["name"])))
+
+    @property
     def base_repo(self) -> str | None:
-        """The base model as `owner/name` on a hub; None where it has no such name."""
+        """The base model's name on a hub, mostly `owner/name`; None where it has no such name."""
         base = self.base_model or {}
         # A packaged model's `origin` is the hub's name for the same weights.
         name = base.get("origin") or base.get("name")
-        return name if isinstance(name, str) and is_repo_id(name) else None
+        if self.base_is_local or not isinstance(name, str):
+            return None
+        return name if _is_repo_name(name) else None
+
+    @property
+    def license(self) -> str | None:
+        """What the published weights are under, in the hub's words; None where it is not known.
+
+        A base model's licence goes with what is derived from it. Weights trained from scratch are
+        under this project's own.
+        """
+        base = self.base_model
+        if base is None:
+            return "apache-2.0"
+        found = base.get("license")
+        return found.lower() if isinstance(found, str) and found else None
+
+    def with_license(self, found: str) -> "Record":
+        """The same record, knowing what licence the base model is under."""
+        base = (self.base_model or {}) | {"license": found}
+        return replace(self, manifest=self.manifest | {"base_model": base})
 
 
 def read_record(run: RunDir) -> Record:
@@ -106,18 +145,12 @@ def read_record(run: RunDir) -> Record:
     report = _mapping(run.report, read_json(run.report), _REPORT, "distill evaluate")
     config = _mapping(run.config, _read_yaml(run.config), [], "distill train")
     _agree(run, manifest, report, router)
-    raw_model = router["config"].get("model")
+    _mapping(run.report, report["routers"][0], _MEASURED, "distill evaluate")
     router = dict(router)
     for key in ("config", "base_model"):
         # The catalogue stays as it is: a tool may well speak of paths, and its hash must fit.
         router[key] = without_paths(router.get(key))
-    return Record(
-        without_paths(manifest),
-        without_paths(report),
-        router,
-        without_paths(config),
-        base_is_local=_base_is_local(manifest, raw_model),
-    )
+    return Record(without_paths(manifest), without_paths(report), router, without_paths(config))
 
 
 def is_local(text: str) -> bool:
@@ -125,22 +158,19 @@ def is_local(text: str) -> bool:
     return bool(_LOCAL.match(text))
 
 
-def is_repo_id(name: str) -> bool:
-    """Whether a name reads `owner/name` and is not a folder here."""
+def _is_repo_name(name: str) -> bool:
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return "/" in name and not Path(name).exists()
+    return True
 
 
 def require_repo_id(repo_id: str) -> None:
     """Raise HubError unless `repo_id` reads `owner/name` in the characters that hubs allow."""
     cure = "write owner/name, in letters, digits and single '-', '_', '.'"
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        raise HubError(repr(repo_id), "no repository name", cure) from None
+    if not _is_repo_name(repo_id):
+        raise HubError(repr(repo_id), "no repository name", cure)
     if "/" not in repo_id:
         raise HubError(repr(repo_id), "names no owner", cure)
 
@@ -155,11 +185,6 @@ def without_paths(value: Any) -> Any:
         case list():
             return [without_paths(item) for item in value]
     return value
-
-
-def _base_is_local(manifest: dict[str, Any], model: str | None) -> bool:
-    names = [str((manifest["base_model"] or {}).get("name")), *([model] if model else [])]
-    return any(is_local(name) or Path(name).is_dir() for name in names)
 
 
 def _mapping(place: Path, value: Any, keys: Iterable[str], cure: str) -> dict[str, Any]:

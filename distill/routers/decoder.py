@@ -6,6 +6,7 @@ Output that is no well-formed call of an offered tool becomes a reply of confide
 policy takes for an answer.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +30,13 @@ from distill.config import DecoderConfig
 from distill.errors import ModelError
 from distill.render import Chat, fit, render_chat
 from distill.routers import pretrained
+from distill.routers.devices import device, dtype
 from distill.routers.folder import RouterFile, require_files
 from distill.types import Context, Decision, ToolCall
 
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _NAME = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_BATCH = 16
 
 
 def chat_template(style: str) -> str:
@@ -44,13 +45,22 @@ def chat_template(style: str) -> str:
 
 
 class PromptFormat:
-    """Context -> prompt, as training and routing see it."""
+    """Context -> prompt, as training and routing see it, through the tokenizer's own template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> None:
         if tokenizer.eos_token is None:
             raise ModelError(config.model, "its tokenizer has no end token", "use a chat model")
         self.tokenizer, self.config = tokenizer, config
+
+    @classmethod
+    def new(cls, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> "PromptFormat":
+        """For a training: gives the tokenizer our template, which the router's folder keeps.
+
+        Raises:
+            ModelError: the tokenizer has no end token.
+        """
         tokenizer.chat_template = chat_template(config.tools)
+        return cls(tokenizer, config)
 
     def prompt(self, context: Context) -> str:
         """The prompt's text, shrunk to `max_tokens`."""
@@ -145,6 +155,8 @@ class DecoderRouter:
         self.file, self.tokenizer, self.model = file, tokenizer, model.eval()
         self.config = cast(DecoderConfig, file.config)
         self.format = PromptFormat(tokenizer, self.config)
+        self.batch = 16
+        """Prompts generated together at most."""
 
     @property
     def kind(self) -> str:
@@ -154,8 +166,8 @@ class DecoderRouter:
         prompts = [self.format.ids(self.format.prompt(context)) for context in contexts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         decisions: dict[int, Decision] = {}
-        for start in range(0, len(order), _BATCH):
-            chunk = order[start : start + _BATCH]
+        for start in range(0, len(order), self.batch):
+            chunk = order[start : start + self.batch]
             generated = self._generate([prompts[i] for i in chunk])
             for i, output in zip(chunk, generated, strict=True):
                 decisions[i] = self._decision(output, contexts[i])
@@ -197,7 +209,7 @@ class DecoderRouter:
         # The end token stands one character after the text: it settles that no call follows.
         ends += [len(text) + 1] * (len(output.ids) - len(body))
         parsed = parse_completion(text, context)
-        if parsed is None:
+        if parsed is None or not all(map(math.isfinite, output.log_probabilities)):
             return Decision("reply", confidence=0.0)
         spans = decision_spans(text)
         total = sum(
@@ -205,7 +217,7 @@ class DecoderRouter:
             for start, stop, value in zip([0, *ends], ends, output.log_probabilities, strict=False)
             if any(start < high and stop > low for low, high in spans)
         )
-        confidence = min(1.0, float(torch.tensor(total, dtype=torch.float64).exp()))
+        confidence = min(1.0, math.exp(total))
         scores = dict.fromkeys(parsed.tools, confidence)
         return Decision(parsed.action, parsed.calls, confidence, scores)
 
@@ -232,10 +244,9 @@ class DecoderRouter:
         """Load the base by its recorded name, then the adapter, merged for speed."""
         require_files(folder, ["adapter_model.safetensors", "adapter_config.json"])
         config = cast(DecoderConfig, file.config)
-        device = pretrained.device()
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         base = pretrained.resolve(config.model, config.revision)
-        model = pretrained.load_decoder(base, dtype)
-        merged = PeftModel.from_pretrained(model, folder).merge_and_unload().to(device)
+        # Merged in float32: in a coarser format small updates of large weights would be lost.
+        merged: Any = PeftModel.from_pretrained(pretrained.load_decoder(base), folder)
+        merged = merged.merge_and_unload().to(device(), dtype(config.train.precision))
         local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
         return cls(file, pretrained.load_tokenizer(local), merged)

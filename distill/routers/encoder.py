@@ -20,6 +20,7 @@ from distill.config import EncoderConfig
 from distill.render import TEXT_STEPS, fit, render_text
 from distill.routers import pretrained
 from distill.routers.classifier import ClassifierRouter
+from distill.routers.devices import device
 from distill.routers.folder import RouterFile, require_files
 from distill.routers.labels import Probabilities
 from distill.runs import write_json
@@ -79,7 +80,7 @@ class EncoderRouter(ClassifierRouter):
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows = torch.empty(len(texts), len(self.file.labels), dtype=torch.float64)
-        device = self.model.head.weight.device
+        where = self.model.head.weight.device
         for start in range(0, len(order), _BATCH):
             chunk = order[start : start + _BATCH]
             batch = self.tokenizer(
@@ -88,7 +89,7 @@ class EncoderRouter(ClassifierRouter):
                 truncation=True,
                 max_length=self.config.max_tokens,
                 return_tensors="pt",
-            ).to(device)
+            ).to(where)
             with torch.inference_mode():
                 logits: Tensor = self.model(batch["input_ids"], batch["attention_mask"])["logits"]
             rows[chunk] = logits.double().softmax(1).cpu()
@@ -144,7 +145,7 @@ class EncoderRouter(ClassifierRouter):
         model.head.load_state_dict(
             {name.removeprefix("linear."): tensor for name, tensor in head.items()}
         )
-        return cls(file, pretrained.load_tokenizer(local), model.to(pretrained.device()))
+        return cls(file, pretrained.load_tokenizer(local), model.to(device()))
 
 
 def encoder_text(

@@ -24,7 +24,8 @@ from distill.routers.labels import LabelSpace
 from distill.runs import read_json, write_json
 from distill.types import ToolSpec
 
-FORMAT = 1
+FORMAT = 2
+"""Also raised when `distill.render` writes another text, which no trained router would know."""
 
 
 @dataclass(frozen=True)

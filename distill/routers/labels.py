@@ -48,7 +48,7 @@ class LabelSpace:
         Returns:
             Decisions whose confidence is the class's share among the offered classes. Arguments
             are filled (with nothing) only where the tool's schema has no properties. Where no
-            class is on offer, a reply of confidence 0.
+            class is on offer, or the probabilities are no numbers, a reply of confidence 0.
         """
         return [
             self._decide(row, context) for row, context in zip(probabilities, contexts, strict=True)
@@ -58,7 +58,7 @@ class LabelSpace:
         specs = {tool.name: tool for tool in context.tools}
         offered = np.array([c == (REPLY,) or all(n in specs for n in c) for c in self.classes])
         total = float(row[offered].sum())
-        if total <= 0:
+        if not 0 < total < np.inf:  # not a number, too: damaged weights must not seem certain
             return Decision("reply", confidence=0.0)
         shares = np.where(offered, row, 0.0) / total
         scores: dict[str, float] = {}

@@ -8,8 +8,10 @@ file names also the conversations; conversations/README.md describes the format.
 import argparse
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,9 +105,9 @@ def load_conversations(paths: Iterable[Path] | None = None) -> list[Conversation
     loaded: dict[str, Conversation] = {}
     for path in paths:
         try:
-            entries = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+            entries = yaml.load(_read(path), Loader=_Loader)
         except yaml.YAMLError as error:
-            raise ReplayError(f"{path.name}: {error}") from error
+            raise ReplayError(f"{path.name}: {' '.join(str(error).split())}") from error
         if not isinstance(entries, list):
             raise ReplayError(f"{path.name}: not a list of conversations")
         for number, entry in enumerate(entries, start=1):
@@ -118,6 +120,16 @@ def load_conversations(paths: Iterable[Path] | None = None) -> list[Conversation
                 raise ReplayError(f"{path.name}: {name}: this id is already used")
             loaded[conversation.id] = conversation
     return list(loaded.values())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        why = f"{error.strerror}; name a file of scripts, such as {CONVERSATIONS / 'first.yaml'}"
+        raise ReplayError(f"{path}: {why}") from error
+    except UnicodeDecodeError as error:
+        raise ReplayError(f"{path}: not UTF-8 text; save it as UTF-8") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -185,10 +197,52 @@ def replay(conversation: Conversation) -> Trace:
     return trace
 
 
+_FREE_TEXT = ("query", "subject", "text")
+
+
+def groups(conversations: Iterable[Conversation]) -> dict[str, str]:
+    """Which group each script's trace belongs to, by the script's id.
+
+    That is its own id, unless an earlier script makes the same calls: then it is that one's. Two
+    scripts may tell different stories and still leave a router the same decisions to make, about
+    the same orders. A split between them would examine it on what it was trained on.
+    """
+    first: dict[str, str] = {}
+    return {one.id: first.setdefault(_case(one), one.id) for one in conversations}
+
+
+def _case(conversation: Conversation) -> str:
+    """The calls of a script, in any order and spelling, with free text in any words."""
+    calls = [pair for turn in conversation.turns for pair in turn.chosen]
+    if not calls:
+        return conversation.id
+    said = {key for _, arguments in calls for key in arguments}
+    # Free text is one of many good wordings. Where calls hold nothing else, such as two searches,
+    # it is all there is to tell them apart.
+    compared = said.difference(_FREE_TEXT) or said
+    spelled = [
+        [
+            name,
+            *(f"{key}={_spelled(arguments[key])}" for key in sorted(compared & arguments.keys())),
+        ]
+        for name, arguments in calls
+    ]
+    return _json(sorted(spelled))
+
+
+def _spelled(value: object) -> str:
+    # 10 and 10.0 are one amount, 040-628 and 040 628 one phone.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(float(value))
+    return _plain(value)
+
+
 def traces() -> Iterator[Trace]:
-    """The traces of all packaged conversations."""
-    for conversation in load_conversations():
-        yield replay(conversation)
+    """The traces of all packaged conversations, those that make the same calls in one group."""
+    conversations = load_conversations()
+    group = groups(conversations)
+    for conversation in conversations:
+        yield replace(replay(conversation), group=group[conversation.id])
 
 
 def _json(value: object) -> str:
@@ -274,7 +328,7 @@ def _changes_yaml(changes: dict[str, object]) -> str:
 
 def _add_changes(path: Path) -> int:
     """Append `changes` to the scripts of a file that change the shop and name no changes."""
-    text = path.read_text(encoding="utf-8")
+    text = _read(path)
     blocks = re.split(r"^(?=- id:)", text, flags=re.MULTILINE)
     conversations = load_conversations([path])
     added = 0
@@ -289,17 +343,19 @@ def _add_changes(path: Path) -> int:
     return added
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line for people who write conversations."""
     parser = argparse.ArgumentParser(prog="python -m distill.sample.replay", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="scripts to print in full")
     parser.add_argument("--id", help="print only this conversation")
     parser.add_argument("--fix", action="store_true", help="add missing changes to the files")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         for path in options.files if options.fix else ():
             print(f"{path.name}: changes added to {_add_changes(path)} conversations")
         conversations = load_conversations(options.files or None)
+        if options.id and options.id not in {one.id for one in conversations}:
+            parser.error(f"--id {options.id}: no such conversation; give an id of the files read")
         failed = 0
         for conversation in conversations:
             if options.id in (None, conversation.id):
@@ -309,10 +365,12 @@ def main() -> int:
                 if options.files or options.id or doubtful:
                     print(shown, end="\n\n")
     except ReplayError as error:
-        print(f"ERROR {error}")
-        return 1
+        print(f"ERROR {error}", file=sys.stderr)
+        return 2
     for name, value in composition(conversations).items():
         print(f"{name}: {f'{value:.1%}' if isinstance(value, float) else value}")
+    alike = Counter(groups(conversations).values())
+    print(f"groups: {len(alike)}, of them {sum(n > 1 for n in alike.values())} of several")
     print(f"to look at: {failed}")
     return 1 if failed else 0
 

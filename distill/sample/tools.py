@@ -517,8 +517,8 @@ def _delivered_item(
 
 def _next_id(conn: sqlite3.Connection, table: str, prefix: str, first: int) -> str:
     key = f"{table[:-1]}_id"
-    row = _one(conn, f"SELECT max(CAST(substr({key}, 3) AS INTEGER)) FROM {table}")
-    return f"{prefix}-{max(first, (row[0] or 0) + 1) if row else first}"
+    (last,) = conn.execute(f"SELECT max(CAST(substr({key}, 3) AS INTEGER)) FROM {table}").fetchone()
+    return f"{prefix}-{first if last is None else last + 1}"
 
 
 def _digits(text: str) -> str:

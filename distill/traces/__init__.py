@@ -4,24 +4,24 @@ A reader knows its format and nothing of datasets: whether a decision point is f
 is decided later. Here a line is used, filtered out by `where`, or rejected with a reason.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import orjson
 
-from distill.chat import trace_json
+from distill.chat import Note, trace_json
 from distill.config import DataConfig
 from distill.errors import TraceError
-from distill.traces.canonical import is_trace, read_traces
-from distill.traces.catalogues import CatalogueFiles, Catalogues
-from distill.traces.files import Progress, new_lines, read_lines
-from distill.traces.openai_log import is_log, read_conversations
-from distill.traces.rows import Found, OnReject, Row, Tally, read_rows
+from distill.traces.canonical import read_traces
+from distill.traces.catalogues import Catalogues, new_catalogues
+from distill.traces.detect import detect_format
+from distill.traces.files import OnBytes, new_lines, read_lines
+from distill.traces.openai_log import read_conversations
+from distill.traces.repeats import with_unique_ids
+from distill.traces.rows import Found, LineTally, OnReject, read_rows
 from distill.types import Trace
 
 __all__ = ["Format", "ImportCounts", "import_traces", "read"]
@@ -57,25 +57,32 @@ def read(
     where: Mapping[str, str] | None = None,
     max_line_bytes: int = _MAX_LINE_BYTES,
     on_reject: OnReject | None = None,
+    on_note: Note | None = None,
 ) -> Iterator[Trace]:
-    """Read a trace file (plain, gzip or zstd) lazily, in memory bounded by its longest line.
+    """Read a trace file (plain, gzip or zstd) lazily.
+
+    Memory holds the longest line and the open conversations of a log (`openai_log`); the hashes of
+    earlier lines and ids are in a temporary file (`repeats`).
 
     Args:
         path: the file.
-        format: `auto` takes the format of the first line that looks like either.
+        format: `auto` takes the format of the first line that tells it (`detect`).
         group_by: the top-level key that becomes a trace's group; lines without it are rejected.
             Default: `group`, else `task_id`, else the id.
         where: top-level keys and the values, as text, that a line must have.
         max_line_bytes: a longer line is rejected.
         on_reject: told the number and the reason of every line that cannot be used.
+        on_note: told what was read in another way than it stands, once a line.
 
-    Ids are unique: a trace whose id came before gets `#` and its line number behind it.
+    A line equal to an earlier one is rejected. Ids are unique: a trace whose id came before, with
+    other content, gets `#` and its line number behind it; a trace without one gets an id made of
+    its content.
 
     Raises:
         TraceError: the file cannot be opened, its compression is cut off or corrupt, or a tool
             catalogue that it names cannot be read. What was readable has been yielded before.
     """
-    tally = Tally(on_reject)
+    tally = LineTally(on_reject, on_note)
     found = _read(
         Path(path),
         tally,
@@ -95,12 +102,13 @@ def import_traces(
     group_by: str | None = None,
     where: Mapping[str, str] | None = None,
     max_line_bytes: int = _MAX_LINE_BYTES,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
 ) -> ImportCounts:
     """Write a trace file of any format as canonical JSON lines, compressed as `out`'s name says.
 
-    `out` appears whole or not at all. Keys that a `Trace` has no place for are kept. Rows that
-    share a catalogue through `tools_ref` still do: it is written beside `out`, named by its hash.
+    `out` appears whole or not at all. Keys that a `Trace` has no place for are kept; of a log,
+    those on which the rows of a conversation agree. Rows that share a catalogue through `tools_ref`
+    still do: it is written beside `out`, named by its hash.
     Rejected lines go to `<out>.rejected.jsonl` (`{"line": 7, "reason": "…"}`), which is removed
     when there are none. The other arguments are those of `read`; `progress` is told the bytes read
     and the bytes in all.
@@ -114,7 +122,9 @@ def import_traces(
         raise TraceError(out, "is a folder", "name a file, such as traces.jsonl.gz")
     rejected = out.with_name(out.name + ".rejected.jsonl")
     with new_lines(rejected) as rejects:
-        tally = Tally(lambda line, reason: _write_line(rejects, {"line": line, "reason": reason}))
+        tally = LineTally(
+            lambda line, reason: _write_line(rejects, {"line": line, "reason": reason})
+        )
         found = _read(
             source,
             tally,
@@ -144,9 +154,12 @@ class _NothingWritten(Exception):  # noqa: N818  (it leaves a block, no user see
 
 
 def _write_traces(found: Iterable[Found], out: Path) -> int:
-    catalogues = CatalogueFiles(out.parent)
     written = 0
-    with suppress(_NothingWritten), new_lines(out) as file:
+    with (
+        new_catalogues(out.parent) as catalogues,
+        suppress(_NothingWritten),
+        new_lines(out) as file,
+    ):
         for item in found:
             value = trace_json(item.trace) | dict(item.extra)
             if item.shared_tools:
@@ -155,6 +168,8 @@ def _write_traces(found: Iterable[Found], out: Path) -> int:
             written += 1
         if not written:
             raise _NothingWritten
+        # Before `out` has its name, which must never name a catalogue that is not there.
+        catalogues.write()
     return written
 
 
@@ -162,7 +177,7 @@ def _write_line(file: BinaryIO, value: dict[str, Any]) -> None:
     file.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _why_nothing(tally: Tally) -> str:
+def _why_nothing(tally: LineTally) -> str:
     if not tally.lines:
         return "no line at all"
     if not tally.rejected:
@@ -171,7 +186,7 @@ def _why_nothing(tally: Tally) -> str:
     return f"no usable line among {tally.lines} (mostly, {count} times: {reason})"
 
 
-def _cure_nothing(tally: Tally, rejected: Path) -> str:
+def _cure_nothing(tally: LineTally, rejected: Path) -> str:
     if tally.rejected:
         return f"see {rejected}; a trace file holds one JSON object a line"
     return "give another file" if not tally.lines else "change the filter"
@@ -179,52 +194,22 @@ def _cure_nothing(tally: Tally, rejected: Path) -> str:
 
 def _read(
     path: Path,
-    tally: Tally,
+    tally: LineTally,
     *,
     form: Format,
     group_by: str | None,
     where: Mapping[str, str],
     max_line_bytes: int,
-    progress: Progress | None = None,
+    progress: OnBytes | None = None,
 ) -> Iterator[Found]:
     rows = read_rows(read_lines(path, max_line_bytes, progress), where, tally)
-    form, rows = (form, rows) if form != "auto" else _detected(rows, tally)
+    form, rows = (form, rows) if form != "auto" else detect_format(rows, tally)
     reader = _READERS[form]
     catalogues = Catalogues(path.parent)
-    yield from _with_unique_ids(
+    yield from with_unique_ids(
         reader(rows, name=path.name, catalogues=catalogues, group_by=group_by, tally=tally), tally
     )
 
 
 _Reader = Callable[..., Iterator[Found]]
 _READERS: dict[str, _Reader] = {"traces": read_traces, "openai": read_conversations}
-
-
-def _detected(rows: Iterator[Row], tally: Tally) -> tuple[Format, Iterator[Row]]:
-    """The format of the first row that looks like either; rows before it are rejected."""
-    for row in rows:
-        # A log may spell out its request's keys, `messages` too, beside the response.
-        if is_log(row.value):
-            return "openai", chain([row], rows)
-        if is_trace(row.value):
-            return "traces", chain([row], rows)
-        tally.reject(row.line, "neither a trace (messages) nor a request with its response")
-    return "traces", iter(())
-
-
-def _with_unique_ids(found: Iterable[Found], tally: Tally) -> Iterator[Found]:
-    """Number the ids that came before.
-
-    Only 8-byte hashes are held; should two ids share one, the second gets a number it did not need.
-    """
-    seen: set[bytes] = set()
-    for item in found:
-        trace_id = item.trace.id
-        while (key := hashlib.blake2b(trace_id.encode(), digest_size=8).digest()) in seen:
-            trace_id += f"#{item.line}"
-        seen.add(key)
-        if trace_id == item.trace.id:
-            yield item
-        else:
-            tally.note("an id that came before: the line number is appended")
-            yield replace(item, trace=replace(item.trace, id=trace_id))

@@ -7,15 +7,16 @@ This module knows nothing of messages.
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from distill.chat import digest, parse_tools, tool_json
+from distill.chat import check_json, digest, parse_tools, tool_json
 from distill.errors import TraceError
 from distill.runs import write
-from distill.traces.rows import check_depth
 from distill.types import ToolSpec
 
 _REMEMBERED = 64  # distinct lists; a file that offers other tools on every line gains nothing
@@ -62,31 +63,58 @@ def _is_bare(name: Any) -> bool:
 
 def _read_catalogue(path: Path) -> tuple[ToolSpec, ...]:
     try:
-        value = orjson.loads(path.read_bytes())
+        text = path.read_bytes()
+        value = orjson.loads(text)
     except OSError as error:
         raise TraceError(path, f"tool catalogue cannot be read ({error.strerror})", _CURE) from None
     except orjson.JSONDecodeError as error:
         raise TraceError(path, f"tool catalogue is not JSON ({error})", _CURE) from None
     try:
-        check_depth(value, "tools")
+        check_json(value, text, "tools")
         return parse_tools(value)
     except ValueError as error:
         raise TraceError(path, f"not a tool catalogue ({error})", _CURE) from None
 
 
 class CatalogueFiles:
-    """Writes catalogues that many rows share, named by their content, beside a trace file."""
+    """Catalogues that many rows share, each a file named by its content, beside a trace file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names: dict[int, tuple[str, tuple[ToolSpec, ...]]] = {}
+        self.created: list[Path] = []
 
     def name(self, tools: tuple[ToolSpec, ...]) -> str:
-        """The file name to put into `tools_ref`; the file is written at the first call."""
+        """The file name to put into `tools_ref`; the file is there after `write`."""
         known = self._names.get(id(tools))
         if known is None:
-            value = [tool_json(tool) for tool in tools]
             # The tuple is kept so that its id stays its own.
-            known = self._names[id(tools)] = (f"tools-{digest(value)[:12]}.json", tools)
-            write(self._folder / known[0], orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+            known = self._names[id(tools)] = (f"tools-{digest(_value(tools))[:12]}.json", tools)
         return known[0]
+
+    def write(self) -> None:
+        """Write every file that was named."""
+        for name, tools in self._names.values():
+            path = self._folder / name
+            if not path.exists():
+                self.created.append(path)
+            write(path, orjson.dumps(_value(tools), option=orjson.OPT_APPEND_NEWLINE))
+
+
+@contextmanager
+def new_catalogues(folder: Path) -> Iterator[CatalogueFiles]:
+    """Catalogue files for a trace file that is written in the block; if it fails, none is left.
+
+    A file that was there before stays: it is another trace file's too.
+    """
+    files = CatalogueFiles(folder)
+    try:
+        yield files
+    except BaseException:
+        for path in files.created:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _value(tools: tuple[ToolSpec, ...]) -> list[dict[str, Any]]:
+    return [tool_json(tool) for tool in tools]

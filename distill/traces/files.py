@@ -1,6 +1,8 @@
 """Lines of plain, gzip and zstd files in bounded memory, and the way back.
 
-Compression is told by the first bytes, not by the name. What stands in a line is nobody's concern
+Compression is told by the first bytes, not by the name. Memory holds the longest line and, for
+zstd, the window that the file was packed with: 8 MiB at most unless it was asked for
+(`zstd --long`), 2 GiB (`--long=31`) at the very most. What stands in a line is nobody's concern
 here: no JSON, no traces.
 """
 
@@ -17,7 +19,7 @@ import zstandard
 from distill.errors import TraceError
 from distill.runs import new_file
 
-Progress = Callable[[int, int], None]
+OnBytes = Callable[[int, int], None]
 """Told the bytes read so far of the (compressed) file and the file's size."""
 
 _Stream = io.BufferedReader | gzip.GzipFile
@@ -25,6 +27,8 @@ _Stream = io.BufferedReader | gzip.GzipFile
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after one byte 0x50-0x5f; pzstd and seekable files begin so
+# The largest window that the library takes; its own default refuses what --long=28 and up packed.
+_ZSTD_MAX_WINDOW = 2**31
 # A zstd block of 4 bytes can hold 128 KiB, so this much input never becomes more than 64 MiB.
 _ZSTD_CHUNK = 2048
 _SKIP_CHUNK = 64 * 1024
@@ -32,7 +36,7 @@ _PROGRESS_LINES = 256
 
 
 def read_lines(
-    path: Path, max_line_bytes: int, progress: Progress | None = None
+    path: Path, max_line_bytes: int, progress: OnBytes | None = None
 ) -> Iterator[tuple[int, bytes | None]]:
     """Yield (line number from 1, line with its newline), None for a line over `max_line_bytes`.
 
@@ -59,6 +63,10 @@ def read_lines(
                 fault = f"the compressed stream ends early, after line {number}"
                 raise TraceError(f"{path}:{number + 1}", fault, "fetch the file again") from None
             except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+                if "memory" in str(error):
+                    fault = f"unpacking takes more memory than there is or is allowed ({error})"
+                    cure = "pack it again without zstd's --long"
+                    raise TraceError(f"{path}:{number + 1}", fault, cure) from None
                 fault = f"the compressed stream is corrupt after line {number} ({error})"
                 raise TraceError(f"{path}:{number + 1}", fault, "fetch the file again") from None
             except OSError as error:
@@ -104,7 +112,7 @@ class _ZstdFrames(io.RawIOBase):
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW)
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._input = b""
         self._output = memoryview(b"")

@@ -11,24 +11,24 @@ from typing import Any
 
 import orjson
 
-from distill.chat import canonical
+from distill.chat import MAX_DEPTH, Note, canonical, check_json
 from distill.types import Message, Trace
 
 OnReject = Callable[[int, str], None]
 """Told the number and the reason of a line that cannot be used."""
 
-# jsonschema spends some six stack frames a level, and Python has a thousand.
-_MAX_DEPTH = 64
 _MAX_REASON_CHARS = 160
 # Reasons may quote a role or a tool's name; a hostile file must not make the tally grow for ever.
+# Positions and line numbers are taken out, or every line would have a reason of its own.
 _MAX_DISTINCT = 100
 
 
 @dataclass
-class Tally:
+class LineTally:
     """What became of the lines: every one of them is used, filtered out or rejected."""
 
     on_reject: OnReject | None = None
+    on_note: Note | None = None
     lines: int = 0
     filtered: int = 0
     rejected: int = 0
@@ -37,18 +37,29 @@ class Tally:
 
     def reject(self, line: int, reason: str) -> None:
         """Count a line that cannot be used, under its reason without list positions."""
-        reason = reason if len(reason) <= _MAX_REASON_CHARS else reason[:_MAX_REASON_CHARS] + "…"
+        reason = _short(reason)
         self.rejected += 1
-        general = re.sub(r"\[\d+\]", "[]", reason)
-        if general not in self.reasons and len(self.reasons) >= _MAX_DISTINCT:
-            general = "other reasons"
-        self.reasons[general] += 1
+        _count(self.reasons, reason, "other reasons")
         if self.on_reject is not None:
             self.on_reject(line, reason)
 
     def note(self, text: str) -> None:
         """Count something that was read in another way than it stands."""
-        self.notes[text] += 1
+        text = _short(text)
+        _count(self.notes, text, "other notes")
+        if self.on_note is not None:
+            self.on_note(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_REASON_CHARS else text[:_MAX_REASON_CHARS] + "…"
+
+
+def _count(counts: Counter[str], text: str, others: str) -> None:
+    general = re.sub(r"\[\d+\]", "[]", re.sub(r"\bline \d+", "line N", text))
+    if general not in counts and len(counts) >= _MAX_DISTINCT:
+        general = others
+    counts[general] += 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Found:
 
 
 def read_rows(
-    lines: Iterable[tuple[int, bytes | None]], where: Mapping[str, str], tally: Tally
+    lines: Iterable[tuple[int, bytes | None]], where: Mapping[str, str], tally: LineTally
 ) -> Iterator[Row]:
     """Parse lines into objects whose top-level keys have the values of `where`.
 
@@ -107,7 +118,7 @@ def _parse(line: bytes | None) -> dict[str, Any]:
         raise ValueError(_json_fault(line, error)) from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    check_depth(value, "the line")
+    check_json(value, line, "the line")
     return value
 
 
@@ -121,27 +132,12 @@ def _json_fault(line: bytes, error: orjson.JSONDecodeError) -> str:
     if "infinity" in error.msg:
         return "a number beyond the range of a double"
     if "depth" in error.msg:
-        return f"the line: nested deeper than {_MAX_DEPTH} levels"
+        return f"the line: nested deeper than {MAX_DEPTH} levels"
     return "not JSON"
 
 
-def check_depth(value: Any, place: str) -> None:
-    """Raise ValueError where lists and objects nest deeper than schema validation can follow."""
-    level = [value]
-    for _ in range(_MAX_DEPTH + 1):
-        level = [child for node in level for child in _children(node)]
-        if not level:
-            return
-    raise ValueError(f"{place}: nested deeper than {_MAX_DEPTH} levels")
-
-
-def _children(node: Any) -> list[Any]:
-    inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return [child for child in inside if isinstance(child, dict | list)]
-
-
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raise ValueError for arguments nested too deeply and for a tool result without its call.
+    """Raise ValueError for a tool result without its call.
 
     A result without a `tool_call_id` (the legacy `function` role) answers any earlier call of its
     name, or any earlier call at all when it has no name.
@@ -156,8 +152,7 @@ def check_messages(messages: Sequence[Message]) -> None:
                 answers = message.name in names if message.name else bool(names)
             if not answers:
                 raise ValueError(f"messages[{i}]: a tool result that answers no earlier call")
-        for j, call in enumerate(message.calls):
-            check_depth(call.arguments, f"messages[{i}].tool_calls[{j}].arguments")
+        for call in message.calls:
             names.add(call.name)
             ids.add(call.id or "")
 

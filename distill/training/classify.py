@@ -1,14 +1,12 @@
 """Training the routers that classify: the RNN from scratch, the encoder through LoRA."""
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
@@ -20,7 +18,10 @@ from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.routers.rnn import PAD, Gru, RnnRouter, learn_tokenizer
 from distill.training import loop
+from distill.training.adapt import adapted, require_fit
 from distill.training.job import Job, Trained
+from distill.training.logs import RunLog
+from distill.training.validation import Array, distinct, ratio
 from distill.types import REPLY, Example, ToolSpec
 
 _PRIOR = 5.0
@@ -30,6 +31,7 @@ _PRIOR = 5.0
 def train_rnn(config: RnnConfig, job: Job) -> Trained:
     """A GRU and its tokenizer, both from the training part alone."""
     set_seed(job.seed)
+    log = RunLog(job, config.train)
     labels = LabelSpace.of(example.label for example in job.parts.train)
     texts = [render_text(example.context, config.render) for example in job.parts.train]
     tokenizer = learn_tokenizer(texts, config)
@@ -40,43 +42,55 @@ def train_rnn(config: RnnConfig, job: Job) -> Trained:
         ids = router.tokens(router.text(example.context))
         return {"input_ids": ids, "labels": labels.index(example.label)}
 
-    best, seconds = _train(model, row, labels, config.train, job, pad=PAD)
+    best = _train(model, row, labels, config.train, job, log=log, pad=PAD)
     router.model = best.eval().cpu()
-    return Trained(router, _count(best), _count(best), seconds)
+    return Trained(router, _count(best), _count(best), log.seconds)
 
 
 def train_encoder(config: EncoderConfig, job: Job) -> Trained:
-    """LoRA on the encoder's linear layers and a fresh head; merged into plain weights."""
+    """LoRA on the encoder's linear layers and a fresh head; merged into plain weights.
+
+    Raises:
+        ModelError: the base model cannot be had, or its tokenizer does not pad.
+        ConfigError: `max_tokens` or `lora.targets` does not fit the base model.
+    """
     set_seed(job.seed)
-    labels = LabelSpace.of(example.label for example in job.parts.train)
     base = pretrained.resolve(config.model, config.revision)
     tokenizer = pretrained.load_tokenizer(base)
-    model = EncoderClassifier(pretrained.load_encoder(base), len(labels))
+    encoder = pretrained.load_encoder(base)
+    require_fit(encoder, tokenizer, config)
+    log = RunLog(job, config.train)
+    labels = LabelSpace.of(example.label for example in job.parts.train)
+    model = EncoderClassifier(encoder, len(labels))
     _describe_classes(model, tokenizer, labels, job.parts.catalogue)
-    adapted = get_peft_model(model, _lora(config.lora, model))
-    trainable = _count(adapted, trainable=True)
+    lora = adapted(
+        model, config.lora, targets=_targets(config.lora, model), modules_to_save=["head"]
+    )
+    trainable = _count(lora, trainable=True)
 
     def row(example: Example) -> loop.Row:
         text = encoder_text(example.context, tokenizer, config)
         ids = tokenizer(text, truncation=True, max_length=config.max_tokens)["input_ids"]
         return {"input_ids": ids, "labels": labels.index(example.label)}
 
-    best, seconds = _train(
-        adapted,
+    best = _train(
+        lora,
         row,
         labels,
         config.train,
         job,
+        log=log,
         pad=cast(int, tokenizer.pad_token_id),
         head_learning_rate=config.head_learning_rate,
     )
     assert isinstance(best, PeftModel)
     merged: Any = best.merge_and_unload()
     # The folder holds all weights: where the base lay on this machine is nobody's business.
-    config = config.model_copy(update={"model": base.name})
+    base = pretrained.pinned(base, encoder)
+    config = config.model_copy(update={"model": base.name, "revision": base.revision})
     file = RouterFile(config, job.parts.catalogue, labels, base.describe())
     router = EncoderRouter(file, tokenizer, merged.cpu())
-    return Trained(router, _count(merged), trainable, seconds)
+    return Trained(router, _count(merged), trainable, log.seconds)
 
 
 def _describe_classes(
@@ -112,24 +126,16 @@ def _in_words(name: str, descriptions: Mapping[str, str]) -> str:
     return f"{spaced}: {cut(descriptions.get(name, ''), 200)}"
 
 
-def _lora(config: LoraConfig, model: EncoderClassifier) -> PeftLoraConfig:
-    targets: Any = config.targets
-    if targets == "all-linear":
-        # PEFT's own "all-linear" takes the pooler too, whose output mean pooling never reads.
-        targets = [
-            name
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear)
-            and name.startswith("encoder.")
-            and "pooler" not in name
-        ]
-    return PeftLoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.dropout,
-        target_modules=targets,
-        modules_to_save=["head"],
-    )
+def _targets(config: LoraConfig, model: EncoderClassifier) -> str | list[str]:
+    """The layers that LoRA is put on."""
+    if config.targets != "all-linear":
+        return config.targets
+    # PEFT's own "all-linear" takes the pooler too, whose output mean pooling never reads.
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("encoder.") and "pooler" not in name
+    ]
 
 
 def _train(
@@ -139,16 +145,20 @@ def _train(
     config: TrainConfig,
     job: Job,
     *,
+    log: RunLog,
     pad: int,
     head_learning_rate: float | None = None,
-) -> tuple[Any, float]:
-    """The best model on validation, and the seconds it took."""
+) -> Any:
+    """The best model on validation."""
     train = [row(example) for example in job.parts.train]
-    # A decision that training never saw has no class; it is counted as wrong only in the report.
-    known = [example for example in job.parts.validation if labels.index(example.label) is not None]
-    loop.require_validation(known)
-    log, callbacks = loop.callbacks(job, config)
-    trainer = loop.trainer_class(Trainer)(
+    validation, weights = distinct(
+        # A decision that training never saw has no class; it is counted as wrong in the report.
+        example
+        for example in job.parts.validation
+        if labels.index(example.label) is not None
+    )
+    loop.require_validation(validation)
+    trainer = loop.trainer_class(Trainer, _figures)(
         model=model,
         args=loop.training_arguments(
             TrainingArguments,
@@ -158,27 +168,41 @@ def _train(
             metric="eval_score",
         ),
         train_dataset=train,
-        eval_dataset=[row(example) for example in known],
+        eval_dataset=[row(example) for example in validation],
         data_collator=loop.padded(pad),
-        compute_metrics=_scores,
-        callbacks=callbacks,
+        compute_metrics=lambda found: _scores(np.asarray(found.predictions), weights),
+        callbacks=loop.callbacks(log, job, config),
         optimizers=(loop.optimizer(model, config, head_learning_rate), None),
     )
-    return loop.fit(trainer, job.run), log.seconds
+    return loop.fit(trainer, job.run)
 
 
-def _scores(prediction: Any) -> dict[str, float]:
+def _figures(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[rows, 2]: the cross-entropy, and 1 where the most probable class is the label."""
+    logits = model(inputs["input_ids"], inputs["attention_mask"])["logits"].double()
+    labels = inputs["labels"]
+    loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+    return torch.stack([loss, (logits.argmax(1) == labels).double()], dim=1)
+
+
+def _scores(figures: Array, weights: Array) -> dict[str, float]:
     """Accuracy, and `score`: accuracy with ties broken by the loss, which decides early stopping.
 
     The loss alone would stop early: on small sets it rises with overconfidence while accuracy
     still grows (Guo et al. 2017, arXiv:1706.04599).
+
+    Args:
+        figures: [rows, 2] as `_figures` makes them.
+        weights: [rows] how often each row counts.
     """
-    logits = torch.as_tensor(np.asarray(prediction.predictions))
-    labels = torch.as_tensor(np.asarray(prediction.label_ids))
-    accuracy = float((logits.argmax(1) == labels).double().mean())
-    loss = float(nn.functional.cross_entropy(logits, labels))
-    error = math.sqrt(accuracy * (1 - accuracy) / len(labels))
-    return {"accuracy": accuracy, "standard_error": error, "score": accuracy - 1e-4 * loss}
+    loss, _ = ratio(weights * figures[:, 0], weights)
+    accuracy, error = ratio(weights * figures[:, 1], weights)
+    return {
+        "loss": loss,
+        "accuracy": accuracy,
+        "standard_error": error,
+        "score": accuracy - 1e-4 * loss,
+    }
 
 
 def _count(model: nn.Module, trainable: bool = False) -> int:

@@ -1,18 +1,17 @@
 """The one training loop: transformers' `Trainer`, set up so that every run resumes exactly.
 
-The RNN, the encoder and (through TRL's subclass) the decoder train with the arguments, the batches,
-the log and the checkpoints made here. A run that is killed goes on from its last whole checkpoint
+The RNN, the encoder and (through TRL's subclass) the decoder train with the arguments, the batches
+and the checkpoints made here. A run that is killed goes on from its last whole checkpoint
 and ends at the weights of an unbroken one; with several processes each step sees the same examples
 as with one. This module knows nothing of routers or datasets, only of rows with `input_ids`.
 """
 
+import logging
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
 import torch
 from torch import nn
 from torch.utils.data import Sampler
@@ -21,20 +20,24 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
-from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from distill.config import TrainConfig
 from distill.errors import ConfigError, DatasetError, RouterError
-from distill.runs import RunDir, read_json, write
+from distill.routers import devices
+from distill.runs import RunDir, read_json
 from distill.training.job import Job
+from distill.training.logs import RunLog, run_of_its_own, tensorboard
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+RowFigures = Callable[[nn.Module, dict[str, torch.Tensor]], torch.Tensor]
+"""Model and batch -> [rows, n]: what each row adds to the sums that metrics are made of."""
 
 _BATCHES_SORTED_TOGETHER = 20
 _STATE = "trainer_state.json"
@@ -69,60 +72,6 @@ class LengthBucketSampler(Sampler[int]):
             yield from batches[i]
 
 
-class _RunLog(TrainerCallback):
-    """Appends each logged step to `log.jsonl`, and reports progress.
-
-    `seconds` counts training time over all sessions of a run that was interrupted.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self.run, self.progress = job.run, job.progress
-        self.before, self.started = 0.0, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.started = time.monotonic()
-        if not state.is_world_process_zero:
-            return
-        # Lines past the checkpoint belong to steps that are about to be taken again.
-        lines = self.run.log.read_bytes().splitlines() if self.run.log.exists() else []
-        kept = [line for line in lines if _step(line) <= state.global_step > 0]
-        self.before = orjson.loads(kept[-1])["seconds"] if kept else 0.0
-        write(self.run.log, b"".join(line + b"\n" for line in kept))
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not state.is_world_process_zero:
-            return
-        line = {"step": state.global_step, "seconds": round(self.seconds, 3), **(logs or {})}
-        with self.run.log.open("ab") as file:
-            file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            self.progress(f"training {self.run.path.name}", state.global_step, state.max_steps)
-
-
-def _step(line: bytes) -> int:
-    try:
-        return int(orjson.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 2**62  # a line cut off by a crash
-
-
 def training_arguments(
     kind: type[Arguments],
     config: TrainConfig,
@@ -141,10 +90,8 @@ def training_arguments(
     Raises:
         ConfigError: the batch cannot be shared evenly among the processes.
     """
-    use_gpu = torch.cuda.is_available()
-    probe = TrainingArguments(
-        output_dir=str(job.run.checkpoints), use_cpu=not use_gpu, report_to=[]
-    )
+    use_cpu = devices.device().type == "cpu"
+    probe = TrainingArguments(output_dir=str(job.run.checkpoints), use_cpu=use_cpu, report_to=[])
     processes = probe.world_size
     batch = min(config.batch_size, rows)
     if batch % processes:
@@ -158,10 +105,10 @@ def training_arguments(
     micro = max(n for n in range(1, min(share, config.micro_batch) + 1) if share % n == 0)
     steps = max(1, round(config.epochs * (rows // batch)))
     interval = max(1, -(-steps // config.evaluations))
-    return kind(
+    args = kind(
         output_dir=str(job.run.checkpoints),
-        use_cpu=not use_gpu,
-        bf16=in_bfloat16(config),
+        use_cpu=use_cpu,
+        bf16=devices.dtype(config.precision) == torch.bfloat16,
         max_steps=steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro,
@@ -192,25 +139,28 @@ def training_arguments(
         disable_tqdm=True,
         **extra,
     )
+    _settle(args)
+    return args
 
 
-def in_bfloat16(config: TrainConfig) -> bool:
-    """Whether training computes in bfloat16; trained weights stay in float32."""
-    if config.precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return config.precision == "bfloat16"
+def _settle(args: TrainingArguments) -> None:
+    """Mend what transformers takes from elsewhere than from its arguments."""
+    # A launcher's `--mixed_precision` would win over a config that says float32.
+    args.mixed_precision = "bf16" if args.bf16 else "no"
+    if args.n_gpu > 1:
+        # Without a launcher, transformers shares each batch among the GPUs of one process, which
+        # multiplies the batch, and TRL refuses. It has no public switch, and sets this one, too.
+        log.warning(
+            "one of %d GPUs is used; accelerate launch --multi_gpu scripts/train.py uses them all",
+            args.n_gpu,
+        )
+        args._n_gpu = 1
 
 
-def callbacks(job: Job, config: TrainConfig) -> tuple[_RunLog, list[TrainerCallback]]:
-    """The run's log, and all callbacks of a trainer (the log among them)."""
-    log = _RunLog(job)
-    made = [log, EarlyStoppingCallback(early_stopping_patience=config.patience)]
-    if "tensorboard" in job.trackers:
-        board: Any = TensorBoardCallback()
-        # Its default lies among the checkpoints, which are removed when the run is whole.
-        board.logging_dir = str(job.run.path / "tensorboard")
-        made.append(board)
-    return log, made
+def callbacks(log: RunLog, job: Job, config: TrainConfig) -> list[TrainerCallback]:
+    """All callbacks of a trainer."""
+    stopping = EarlyStoppingCallback(early_stopping_patience=config.patience)
+    return [log, stopping, *tensorboard(job)]
 
 
 def require_validation(rows: Sequence[object]) -> None:
@@ -261,14 +211,19 @@ def last_whole_checkpoint(run: RunDir) -> Path | None:
 
 
 def fit(trainer: Trainer, run: RunDir) -> nn.Module:
-    """Train, from the last checkpoint if there is one, and return the best model, unwrapped."""
+    """Train, from the last checkpoint if there is one, and return the best model, unwrapped.
+
+    Raises:
+        ConfigError: the loss or a metric is no longer a finite number.
+    """
     trainer.remove_callback(PrinterCallback)  # it prints every log line as a Python dictionary
     with trainer.accelerator.main_process_first():
         checkpoint = last_whole_checkpoint(run)
     if checkpoint is not None and _is_last(checkpoint):
         # No epoch is left, so that `train` only loads the best checkpoint.
         trainer.args.max_steps, trainer.args.num_train_epochs = -1, 0
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with run_of_its_own(trainer.args.report_to or ()):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     best: nn.Module = trainer.accelerator.unwrap_model(trainer.model)
     return best
 
@@ -279,13 +234,17 @@ def _is_last(checkpoint: Path) -> bool:
     return bool(callbacks["TrainerControl"]["args"]["should_training_stop"])
 
 
-def trainer_class(base: type[Trainer]) -> type[Trainer]:
-    """`base` with our batches, and with our choice of the checkpoint that is kept.
+def trainer_class(base: type[Trainer], add: RowFigures) -> type[Trainer]:
+    """`base` with our batches, exact validation, and our choice of the checkpoint that is kept.
 
-    Batches come from `LengthBucketSampler`. Kept is the latest checkpoint whose metric is within
-    one standard error of the best (after the one-standard-error rule of Breiman et al. 1984,
-    "Classification and Regression Trees", ch. 3): validation parts are small, and the plain best
-    is often a lucky early one. `eval_standard_error` gives the error; without it, the best wins.
+    Batches come from `LengthBucketSampler`. `compute_metrics` is given `predictions`, [rows, n] as
+    `add` makes them, in the order of `eval_dataset`. transformers' own `eval_loss`, a mean over
+    batches, is not computed: it would change with their size and with the number of processes.
+
+    Kept is the latest checkpoint whose metric is within one standard error of the best (after the
+    one-standard-error rule of Breiman et al. 1984, "Classification and Regression Trees", ch. 3):
+    validation parts are small, and the plain best is often a lucky early one. The error is the
+    best evaluation's `eval_standard_error`.
     """
 
     class OurTrainer(base):  # type: ignore[misc, valid-type]
@@ -296,13 +255,22 @@ def trainer_class(base: type[Trainer]) -> type[Trainer]:
             lengths = [len(row["input_ids"]) for row in rows]
             return LengthBucketSampler(lengths, batch, self.args.seed)
 
+        def prediction_step(
+            self, model: nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any
+        ) -> tuple[None, torch.Tensor, torch.Tensor]:
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                figures = add(model, inputs)
+            # Metrics are computed only where there are labels; these stand in for them.
+            return None, figures, figures[:, 0]
+
         def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-            best = bool(super()._determine_best_metric(metrics, trial))
-            error = metrics.get("eval_standard_error")
-            if best or error is None:
-                return best
-            # Only metrics of which more is better come with an error.
-            close = bool(metrics[self.args.metric_for_best_model] >= self.state.best_metric - error)
+            if super()._determine_best_metric(metrics, trial):
+                return True
+            name, best = self.args.metric_for_best_model, self.state.best_metric
+            # The history is part of every checkpoint, so a resumed run finds it there, too.
+            then = next(line for line in self.state.log_history if line.get(name) == best)
+            close: bool = abs(metrics[name] - best) <= then["eval_standard_error"]
             if close:
                 self.state.best_global_step = self.state.global_step
             return close

@@ -10,23 +10,29 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets.arrow_dataset import Dataset as ArrowDataset
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.config import DecoderConfig
-from distill.errors import DatasetError
+from distill.errors import ConfigError, DatasetError
 from distill.render import completion
 from distill.routers import pretrained
 from distill.routers.decoder import DecoderRouter, PromptFormat
+from distill.routers.devices import dtype
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.training import loop
+from distill.training.adapt import adapted
 from distill.training.job import Job, Trained
+from distill.training.logs import RunLog
+from distill.training.validation import Array, distinct, ratio
 from distill.types import Example
 
 log = logging.getLogger(__name__)
@@ -50,35 +56,37 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
 
     Raises:
         DatasetError: no completion of the training or the validation part fits `max_new_tokens`.
+        ModelError: the base model cannot be had, or its tokenizer has no end token.
+        ConfigError: `lora.targets` does not fit the base model.
     """
     set_seed(job.seed)
     base = pretrained.resolve(config.model, config.revision)
     tokenizer = pretrained.load_tokenizer(base)
-    prompts = PromptFormat(tokenizer, config)
+    # Frozen weights are kept as they are computed with; PEFT keeps the adapter's in float32.
+    plain = pretrained.load_decoder(base, dtype(config.train.precision))
+    run_log = RunLog(job, config.train)
+    prompts = PromptFormat.new(tokenizer, config)
     limit = config.max_examples
-    train = _rows(_sample(job.parts.train, limit, job.seed), prompts, config)
+    sample = _sample(job.parts.train, limit, job.seed)
+    train = [made for made in _rows(sample, prompts, config) if made is not None]
     if not train:
         raise DatasetError(
             "max_new_tokens", f"no label fits in {config.max_new_tokens} tokens", "raise it"
         )
     fifth = None if limit is None else max(1, limit // 5)
-    validation = _rows(_sample(job.parts.validation, fifth, job.seed), prompts, config)
+    drawn, counts = distinct(_sample(job.parts.validation, fifth, job.seed))
+    made = _rows(drawn, prompts, config)
+    validation = [row for row in made if row is not None]
+    weights = counts[[row is not None for row in made]]
     loop.require_validation(validation)
-    # Frozen weights are kept as they are computed with; PEFT keeps the adapter's in float32.
-    dtype = torch.bfloat16 if loop.in_bfloat16(config.train) else torch.float32
-    model = get_peft_model(
-        pretrained.load_decoder(base, dtype),
-        PeftLoraConfig(
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=config.lora.dropout,
-            target_modules=config.lora.targets,
-            task_type="CAUSAL_LM",
-        ),
-    )
+    model = adapted(plain, config.lora, task_type="CAUSAL_LM")
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        # TRL multiplies by the projection's plain weight, so that an adapter would not be trained.
+        raise ConfigError(
+            "lora.targets", "LoRA cannot be put on the vocabulary projection", "leave it out"
+        )
     trainable, parameters = model.get_nb_trainable_parameters()
-    log, callbacks = loop.callbacks(job, config.train)
-    trainer = loop.trainer_class(SFTTrainer)(
+    trainer = loop.trainer_class(SFTTrainer, _figures)(
         model=model,
         args=loop.training_arguments(
             SFTConfig,
@@ -89,20 +97,25 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
             gradient_checkpointing=False,
-            prediction_loss_only=True,
         ),
         train_dataset=ArrowDataset.from_list(train),
         eval_dataset=ArrowDataset.from_list(validation),
         processing_class=tokenizer,
-        callbacks=callbacks,
+        compute_metrics=lambda found: _scores(np.asarray(found.predictions), weights),
+        callbacks=loop.callbacks(run_log, job, config.train),
         optimizers=(loop.optimizer(model, config.train), None),
     )
     best: Any = loop.fit(trainer, job.run)
     assert isinstance(best, PeftModel)
     # The labels' classes are recorded for the report; the decoder itself may name any tool.
     labels = LabelSpace.of(example.label for example in job.parts.train)
+    base = pretrained.pinned(base, plain)
+    # An adapter needs its base again: the same commit, or the folder wherever one stands.
+    config = config.model_copy(
+        update={"model": base.source if base.local else config.model, "revision": base.revision}
+    )
     file = RouterFile(config, job.parts.catalogue, labels, base.describe())
-    return Trained(DecoderRouter(file, tokenizer, best), parameters, trainable, log.seconds)
+    return Trained(DecoderRouter(file, tokenizer, best), parameters, trainable, run_log.seconds)
 
 
 def _sample(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
@@ -113,7 +126,8 @@ def _sample(examples: Sequence[Example], limit: int | None, seed: int) -> Sequen
 
 def _rows(
     examples: Sequence[Example], prompts: PromptFormat, config: DecoderConfig
-) -> list[loop.Row]:
+) -> list[loop.Row | None]:
+    """A row for each example, or None where its label is too long; says how many are."""
     rows = [row(example, prompts, config.max_new_tokens) for example in examples]
     fitting = [r for r in rows if r is not None]
     left_out = len(rows) - len(fitting)
@@ -123,4 +137,22 @@ def _rows(
     if too_long:
         # Their tools alone fill the prompt; routing will read these contexts in full length too.
         log.warning("%d prompts stay over %d tokens", too_long, config.max_tokens)
-    return fitting
+    return rows
+
+
+def _figures(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[rows, 2]: the loss summed over the label's tokens, and how many these are."""
+    output = model(**inputs, use_cache=False, fused_lm_head=True)
+    tokens = output.label_mask.double()
+    return torch.stack([-output.log_probs.double().sum(1), tokens.sum(1)], dim=1)
+
+
+def _scores(figures: Array, weights: Array) -> dict[str, float]:
+    """The loss per label token of the whole part, which decides early stopping.
+
+    Args:
+        figures: [rows, 2] as `_figures` makes them.
+        weights: [rows] how often each row counts.
+    """
+    loss, error = ratio(weights * figures[:, 0], weights * figures[:, 1])
+    return {"loss": loss, "standard_error": error}

@@ -8,6 +8,10 @@ and with the fused attention that torch brings (scaled-dot-product attention). I
     decoder   the same; its decisions per second through transformers' `generate`
     vllm      the decoder's decisions per second through vLLM, and how often the two agree
 
+Routers learn what they learn in `distill train` (one answer per question, repeated by its weight),
+from at most --train-examples of it, because texts must become tokens before the first step. Test
+accuracy counts each decision by its weight, as `distill evaluate` does.
+
 A part whose packages are missing is skipped with a line that names them; the others run. Padding
 is printed because it is all that packing could save: batches hold rows of similar length, so a few
 percent are left, less than the block mask would cost that packed rows need without a flash kernel.
@@ -50,13 +54,17 @@ NEEDS = {
 DISTRIBUTIONS = {"yaml": "pyyaml"}
 
 SPEED_STEPS = 30
-GENERATED_TOGETHER = 64
+DECIDED_TOGETHER = 64
 
 Part = Callable[[], dict[str, Any]]
 
 
 class Skip(Exception):  # noqa: N818  (it is no error)
-    """Why a part has nothing to do."""
+    """Why a part has nothing more to do; `figures` are what it has found until then."""
+
+    def __init__(self, reason: str, figures: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.figures = figures or {}
 
 
 def require_installed(packages: Sequence[str]) -> None:
@@ -90,7 +98,7 @@ class Bench:
             require_installed(NEEDS.get(name, []))
             figures = part()
         except Skip as reason:
-            figures = {"skipped": str(reason)}
+            figures = {**reason.figures, "skipped": str(reason)}
         except ModuleNotFoundError as error:
             figures = {"skipped": f"not installed: {error.name}"}
         except Exception as error:
@@ -129,14 +137,21 @@ class Bench:
 
         from distill.dataset import load_dataset  # noqa: PLC0415
         from distill.runs import environment  # noqa: PLC0415
+        from distill.training import Parts  # noqa: PLC0415
 
         dataset = load_dataset(self.args.dataset)
-        self.parts = training_parts(dataset)
+        whole = training_parts(dataset)
+        limit = self.args.train_examples
+        self.parts = Parts(
+            whole.train[:limit], whole.validation[: max(1, limit // 10)], whole.catalogue
+        )
         test = list(dataset.examples("test"))
         self.test = random.Random(0).sample(test, min(len(test), self.args.test_examples))
         return {
             "hash": dataset.manifest["hash"],
             "train_examples": len(self.parts.train),
+            "train_examples_in_all": len(whole.train),
+            "validation_examples": len(self.parts.validation),
             "test_examples": len(self.test),
             "tools": len(self.parts.catalogue),
             "environment": environment(),
@@ -262,17 +277,8 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         measured = measure(config, self.parts, speed, steps + WARM_UP, phases=False)
         rate, per_epoch = measured["examples_per_s"], len(self.parts.train)
-        epochs = min(config.train.epochs, share * self.left * rate / per_epoch)
-        if epochs * per_epoch < batch:
-            raise Skip(f"trains {rate:.1f} examples a second: raise --minutes")
-        run = RunDir(self.folder / config.kind)
-        trained, _ = train_watched(
-            _with(config, {"epochs": epochs}), self.parts, run, Meter(phases=False)
-        )
         figures = {
             "model": config.model.rpartition("/")[2],
-            "parameters": trained.parameters,
-            "trainable_parameters": trained.trainable_parameters,
             "batch": batch,
             "precision": config.train.precision,
             "examples_per_s": rate,
@@ -281,6 +287,17 @@ class Bench:
             "tflops_per_s": measured["flops_per_s"] / 1e12,
             "share_of_peak": self._share(measured["flops_per_s"]),
             "memory_gib": _memory(),
+        }
+        epochs = min(config.train.epochs, share * self.left * rate / per_epoch)
+        if epochs * per_epoch < batch:
+            raise Skip(f"{self.left:.0f} seconds are left: raise --minutes to train", figures)
+        run = RunDir(self.folder / config.kind)
+        trained, _ = train_watched(
+            _with(config, {"epochs": epochs}), self.parts, run, Meter(phases=False)
+        )
+        figures |= {
+            "parameters": trained.parameters,
+            "trainable_parameters": trained.trainable_parameters,
             "epochs": epochs,
             "train_seconds": trained.seconds,
         }
@@ -294,22 +311,31 @@ class Bench:
         return None if peak is None else flops / 1e12 / peak
 
     def _decide(self, router: Any, seconds: float) -> dict[str, Any]:
-        """Decide the test examples, or as many as `seconds` allow."""
+        """Decide the test examples, or as many as `seconds` allow, but one batch at least."""
         contexts = [example.context for example in self.test]
+        if router.kind == "decoder":
+            router.batch = DECIDED_TOGETHER
         router.decide(contexts[:1])
-        self.decisions, start = [], time.monotonic()
-        while len(self.decisions) < len(contexts) and time.monotonic() - start < seconds:
-            done = len(self.decisions)
-            self.decisions += router.decide(contexts[done : done + GENERATED_TOGETHER])
+        decisions: list[Any] = []
+        start = time.monotonic()
+        while len(decisions) < len(contexts):
+            done = len(decisions)
+            decisions += router.decide(contexts[done : done + DECIDED_TOGETHER])
+            if time.monotonic() - start >= seconds:
+                break
         elapsed = time.monotonic() - start
+        if router.kind == "decoder":
+            self.decisions = decisions
+        decided = self.test[: len(decisions)]
         hits = sum(
-            decision.tools == example.label.tools
-            for decision, example in zip(self.decisions, self.test, strict=False)
+            example.weight
+            for decision, example in zip(decisions, decided, strict=True)
+            if decision.tools == example.label.tools
         )
         return {
-            "decisions": len(self.decisions),
-            "decisions_per_s": len(self.decisions) / elapsed,
-            "tool_accuracy": hits / len(self.decisions),
+            "decisions": len(decisions),
+            "decisions_per_s": len(decisions) / elapsed,
+            "tool_accuracy": hits / sum(example.weight for example in decided),
         }
 
 
@@ -333,7 +359,8 @@ def _shown(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -342,11 +369,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decoder", help=f"its base model (default: {DEFAULTS['decoder']})")
     parser.add_argument("--minutes", type=float, default=7.5, help="for all parts (default: 7.5)")
     parser.add_argument("--batch", type=int, help="examples a step (default: 64, decoder 32)")
+    parser.add_argument(
+        "--train-examples", type=int, default=8000, help="learned from (default: 8000)"
+    )
     parser.add_argument("--test-examples", type=int, default=256, help="decided (default: 256)")
     parser.add_argument(
         "--dry-run-on-cpu", action="store_true", help="tiny models: shows that the code runs"
     )
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
     if importlib.util.find_spec("torch") is None:
         print("gpu.py: torch is not installed; pip install torch", file=sys.stderr)
         return 2

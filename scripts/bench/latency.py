@@ -42,7 +42,7 @@ from distill.evaluation.latency import measure
 from distill.progress import silent
 from distill.render import completion, render_text
 from distill.routers import load_router, pretrained
-from distill.routers.decoder import DecoderRouter
+from distill.routers.decoder import DecoderRouter, PromptFormat
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
@@ -135,7 +135,8 @@ class Bench:
         base = pretrained.resolve(self.decoder)
         settings = PeftLoraConfig(r=config.lora.rank, target_modules=config.lora.targets)
         model = get_peft_model(pretrained.load_decoder(base), settings)
-        made = DecoderRouter(self._file(config, base), pretrained.load_tokenizer(base), model)
+        tokenizer = PromptFormat.new(pretrained.load_tokenizer(base), config).tokenizer
+        made = DecoderRouter(self._file(config, base), tokenizer, model)
         answers: dict[str, list[int]] = {"reply": [], "call": []}
         for example in self.parts.train:
             text = completion(example.label, example.context.tools)

@@ -17,8 +17,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-PREFIX = "random:"
-
 # hidden, layers, heads, key-value heads, feed-forward, vocabulary
 DECODERS = {
     "tiny": (64, 2, 4, 2, 128, 1024),

@@ -36,7 +36,7 @@ from transformers import Trainer
 
 from distill.config import DataConfig, DecoderConfig, EncoderConfig, RnnConfig
 from distill.dataset import Dataset, load_dataset
-from distill.dataset.vote import vote
+from distill.dataset.vote import repeated, vote
 from distill.errors import InputError
 from distill.progress import silent
 from distill.runs import RunDir, hardware, write_json
@@ -177,14 +177,13 @@ def measure(
     config: TrainedConfig, parts: Parts, run: RunDir, steps: int, phases: bool = True
 ) -> dict[str, Any]:
     """Train for `steps` steps in `run` and return the figures of all but the first ones."""
-    rows, batch = len(parts.train), min(config.train.batch_size, len(parts.train))
-    if isinstance(config, DecoderConfig):
-        # As many as are sorted by length together: with fewer, more padding would be left.
-        rows = min(rows, max(steps, 20) * batch)
-        config = config.model_copy(update={"max_examples": rows})
-    short = {"epochs": steps / (rows // batch), "evaluations": 1}
+    batch = min(config.train.batch_size, len(parts.train))
+    # As many as are sorted by length together: with fewer, more padding would be left, and with
+    # more, turning texts into tokens would take longer than the steps.
+    train_part = parts.train[: max(steps, 20) * batch]
+    short = {"epochs": steps / (len(train_part) // batch), "evaluations": 1}
     config = config.model_copy(update={"train": config.train.model_copy(update=short)})
-    parts = Parts(parts.train, parts.validation[:batch], parts.catalogue)
+    parts = Parts(train_part, parts.validation[:batch], parts.catalogue)
     return train_watched(config, parts, run, Meter(phases))[1]
 
 
@@ -208,9 +207,12 @@ def open_dataset(folder: Path | None, temporary: Path) -> Dataset:
 
 
 def training_parts(dataset: Dataset) -> Parts:
-    """What routers train on, in random order."""
-    train_part, validation = (vote(dataset.examples(part)) for part in ("train", "validation"))
-    random.Random(0).shuffle(train_part)
+    """What routers train on in `distill train`, in random order, so that a part may be cut off."""
+    train_part, validation = (
+        repeated(vote(dataset.examples(part))) for part in ("train", "validation")
+    )
+    for part in (train_part, validation):
+        random.Random(0).shuffle(part)
     return Parts(train_part, validation, dataset.catalogue())
 
 

@@ -5,14 +5,16 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from small_shop import ask, decoder, examples, job, rnn, write_traces
 
 from distill.config import DataConfig, SplitConfig
+from distill.dataset import load_dataset
 from distill.pipeline import build_dataset
 from distill.progress import silent
 from distill.training import train
@@ -133,7 +135,7 @@ def test_the_meter_counts_every_row_and_token_once(
 
     config = decoder(tiny_llama, epochs=1)
     tokenizer = pretrained.load_tokenizer(pretrained.resolve(str(tiny_llama)))
-    prompts = PromptFormat(tokenizer, config)
+    prompts = PromptFormat.new(tokenizer, config)
     made = [row(example, prompts, config.max_new_tokens) for example in examples(48)]
     training = script("training")
     monkeypatch.setattr(training, "WARM_UP", 0)
@@ -352,3 +354,60 @@ def test_random_weights_of_an_unknown_size_name_the_known_ones(
     monkeypatch.setattr(gpu.Bench, "encoder", lambda bench: {})
     gpu.main([str(dataset), "--dry-run-on-cpu", "--decoder", "random:9b"])
     assert "random:600m" in gpu_figures(capsys.readouterr().out)["decoder"]["skipped"]
+
+
+def bench(gpu: Any, dataset: Path, folder: Path, *arguments: str) -> Any:
+    """A dry run of the script up to its opened dataset."""
+    args = gpu.parser().parse_args([str(dataset), "--dry-run-on-cpu", *arguments])
+    made = gpu.Bench(args, folder)
+    made.do("dataset", made.dataset)
+    return made
+
+
+def test_no_time_left_still_decides_a_batch(script: Any, dataset: Path, tmp_path: Path):
+    made = bench(script("gpu"), dataset, tmp_path)
+    reply = SimpleNamespace(tools=("reply",))
+    router = SimpleNamespace(kind="encoder", decide=lambda contexts: [reply] * len(contexts))
+    assert made._decide(router, seconds=-1.0)["decisions"] == len(made.test)
+
+
+def test_accuracy_weighs_decisions_as_the_report_does(script: Any, dataset: Path, tmp_path: Path):
+    made = bench(script("gpu"), dataset, tmp_path)
+    reply, calls = (
+        next(e for e in made.test if (e.label.action == "reply") is replies)
+        for replies in (True, False)
+    )
+    made.test = [replace(reply, weight=3.0), replace(calls, weight=1.0)]
+    always = SimpleNamespace(kind="encoder", decide=lambda contexts: [reply.label] * len(contexts))
+    assert made._decide(always, seconds=60.0)["tool_accuracy"] == pytest.approx(0.75)
+
+
+def test_what_was_measured_survives_a_training_that_time_forbids(
+    script: Any, dataset: Path, tmp_path: Path
+):
+    gpu = script("gpu")
+    made = bench(gpu, dataset, tmp_path, "--minutes", "0")
+    made.figures["peak"] = {"tflops_per_s": 1.0}
+    made.do("encoder", made.encoder)
+    figures = made.figures["encoder"]
+    assert "raise --minutes" in figures["skipped"]
+    assert figures["tokens_per_s"] > figures["examples_per_s"] > 0
+
+
+def test_what_is_learned_from_is_capped(script: Any, dataset: Path, tmp_path: Path):
+    figures = bench(script("gpu"), dataset, tmp_path, "--train-examples", "10").figures["dataset"]
+    assert figures["train_examples"] == 10 < figures["train_examples_in_all"]
+    assert figures["validation_examples"] == 1
+
+
+def test_benchmarks_learn_what_routers_are_trained_on(
+    script: Any, dataset: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A question's answers are voted on, and it comes again by the square root of its weight."""
+    training = script("training")
+    opened = load_dataset(dataset)
+    first, second, *_ = opened.examples("train")
+    heavy = [replace(first, weight=9.0), second]
+    monkeypatch.setattr(type(opened), "examples", lambda dataset, part: heavy)
+    parts = training.training_parts(opened)
+    assert sorted(e.id for e in parts.train) == sorted([first.id] * 3 + [second.id])

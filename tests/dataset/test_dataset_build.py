@@ -5,48 +5,24 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
-from datasets.load import load_dataset as load_arrow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_datasets import CONFIG, all_examples, contents, make, parts_by_group
 from made_traces import BOOK, SEARCH, calls, many, says, search, trace, user
 
-from distill.chat import parse_messages
 from distill.config import DataConfig, SplitConfig
-from distill.dataset import Dataset, build, load_dataset
+from distill.dataset import build
 from distill.dataset.parts import PARTS
 from distill.dataset.points import decision_points
 from distill.dataset.similar import jaccard
 from distill.dataset.split import part_of
 from distill.errors import DatasetError
-from distill.types import Example, Message, ToolCall, ToolSpec, Trace
+from distill.types import Message, ToolCall, ToolSpec, Trace
 
-CONFIG = DataConfig()
 FOUND = Message("tool", "found")
 STAGES = ["read", "split", "write"]
-
-
-def make(
-    traces: Iterable[Trace], out: Path, config: DataConfig = CONFIG, seed: int = 0
-) -> tuple[dict[str, Any], Dataset]:
-    manifest = build(traces, config, seed, out, source="test")
-    return manifest, load_dataset(out)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def all_examples(dataset: Dataset) -> list[Example]:
-    return [example for part in PARTS for example in dataset.examples(part)]
-
-
-def parts_by_group(dataset: Dataset) -> dict[str, str]:
-    return {e.group: part for part in PARTS for e in dataset.examples(part)}
 
 
 def mixed() -> list[Trace]:
@@ -84,6 +60,7 @@ def test_the_same_traces_in_any_order_give_the_same_bytes(tmp_path: Path) -> Non
     assert first == contents(tmp_path / "b")
     assert {Path(name).name for name in first} == {
         "examples.arrow",
+        "messages.arrow",
         "catalogues.jsonl",
         "manifest.json",
         "README.md",
@@ -153,6 +130,21 @@ def test_whatever_is_added_an_old_group_stays(tmp_path: Path, names: set[str], s
         assert part == part_of(group, config.split, seed)
 
 
+@pytest.mark.parametrize(
+    ("seed", "key", "part"),
+    [
+        (0, "g0001", "test"),
+        (1, "g0001", "train"),
+        (0, "task 2", "validation"),
+        (7, "task 0", "calibration"),
+        (7, "überweisung", "train"),
+    ],
+)
+def test_a_group_stays_where_earlier_versions_put_it(seed: int, key: str, part: str) -> None:
+    """Or figures of before and after an upgrade are over different tests."""
+    assert part_of(key, SplitConfig(), seed) == part
+
+
 def test_no_similar_requests_in_two_parts(tmp_path: Path) -> None:
     draw = random.Random(2)
     traces = []
@@ -163,15 +155,17 @@ def test_no_similar_requests_in_two_parts(tmp_path: Path) -> None:
             text = " ".join(words)
             traces.append(trace(f"{i}-{j}", user(text), calls(search(text)), FOUND, says("ok")))
     manifest, dataset = make(traces, tmp_path / "d")
-    assert manifest["n_components"] < manifest["n_groups"] == 300
-    part_of_text = {
-        e.context.messages[0].content or "": part for part in PARTS for e in dataset.examples(part)
+    assert manifest["n_groups"] < manifest["n_group_keys"] == 300
+    place = {
+        e.context.messages[0].content or "": (part, e.group)
+        for part in PARTS
+        for e in dataset.examples(part)
     }
-    texts = sorted(part_of_text)
+    texts = sorted(place)
     assert len(texts) == 300
     close = [(a, b) for a, b in pairwise(texts) if jaccard(a, b) >= 0.8]
     assert len(close) > 50
-    assert all(part_of_text[a] == part_of_text[b] for a, b in close)
+    assert all(place[a] == place[b] for a, b in close)
 
     apart = DataConfig(split=SplitConfig(merge_jaccard=None))
     _, leaky = make(traces, tmp_path / "leaky", apart)
@@ -179,11 +173,17 @@ def test_no_similar_requests_in_two_parts(tmp_path: Path) -> None:
     assert any(part[f"{i}-0"] != part[f"{i}-1"] for i in range(150))
 
 
-def test_equal_requests_of_different_groups_go_together(tmp_path: Path) -> None:
+def test_equal_requests_of_different_group_keys_are_one_group(tmp_path: Path) -> None:
+    """One unit of the split and of every interval: their decisions are not independent."""
     extra = [trace(f"same{i}", user("What now?"), says("Tea."), group=f"s{i}") for i in range(9)]
-    _, dataset = make([*many(60), *extra], tmp_path / "d")
-    parts = parts_by_group(dataset)
-    assert len({parts[f"s{i}"] for i in range(9)}) == 1
+    manifest, dataset = make([*many(60), *extra], tmp_path / "d")
+    same = [e for e in all_examples(dataset) if e.trace_id.startswith("same")]
+    assert len(same) == 9
+    assert len({e.group for e in same}) == 1
+    assert same[0].group in {f"s{i}" for i in range(9)}
+    assert (manifest["n_group_keys"], manifest["n_groups"]) == (69, 61)
+    assert sum(part["groups"] for part in manifest["parts"].values()) == 61
+    assert "69 keys made 61 groups" in " ".join((tmp_path / "d/README.md").read_text().split())
 
 
 def test_the_teacher_is_counted_before_merging(tmp_path: Path) -> None:
@@ -240,26 +240,6 @@ def test_catalogues_are_stored_once_and_shared(tmp_path: Path) -> None:
     )
 
 
-def test_the_folder_opens_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest, dataset = make(many(40), tmp_path / "d")
-    loaded = load_arrow(str(tmp_path / "d"), cache_dir=str(tmp_path / "cache"))
-    assert {part: len(loaded[part]) for part in loaded} == {
-        part: manifest["parts"][part]["examples"] for part in PARTS
-    }
-    row, example = loaded["test"][1], dataset.examples("test")[1]
-    assert parse_messages(orjson.loads(row["messages"])) == example.context.messages
-    assert (row["step"], row["n_tools"], row["n_calls"], row["n_arguments"]) == (1, 2, 1, 1)
-
-
-def test_examples_slice_like_a_list(tmp_path: Path) -> None:
-    _, dataset = make(many(40), tmp_path / "d")
-    examples = dataset.examples("train")
-    assert examples[2:5] == [examples[2], examples[3], examples[4]]
-    assert examples[-1] == list(examples)[-1]
-    with pytest.raises(IndexError):
-        examples[len(examples)]
-
-
 def test_progress_names_the_stages(tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
     build(
@@ -281,7 +261,7 @@ def test_a_file_is_named_with_its_digest(tmp_path: Path) -> None:
     file.write_text("abc")
     manifest = build(many(40), CONFIG, 0, tmp_path / "d", source=str(file))
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert manifest["source"] == {"name": "traces.jsonl", "sha256": digest}
+    assert manifest["source"] == {"name": "traces.jsonl", "sha256": digest, "catalogues": {}}
     assert digest in (tmp_path / "d" / "README.md").read_text()
     assert str(tmp_path) not in (tmp_path / "d" / "manifest.json").read_text()
 
@@ -339,40 +319,3 @@ def test_a_failed_build_leaves_the_old_folder(tmp_path: Path) -> None:
         make(many(2), tmp_path / "d")
     assert contents(tmp_path / "d") == before
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
-
-
-def cut(path: Path, keep: float) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * keep)])
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda d: (d / "manifest.json").unlink(),
-        lambda d: (d / "manifest.json").write_text("{"),
-        lambda d: (d / "manifest.json").write_text('{"format": 2}'),
-        lambda d: (d / "manifest.json").write_text("[]"),
-        lambda d: (d / "test" / "examples.arrow").unlink(),
-        lambda d: cut(d / "train" / "examples.arrow", 0.6),
-        lambda d: cut(d / "train" / "examples.arrow", 0),
-        lambda d: (d / "test" / "examples.arrow").write_text("not Arrow at all" * 100),
-        lambda d: (d / "train").rename(d / "other"),
-        lambda d: (d / "catalogues.jsonl").unlink(),
-        lambda d: cut(d / "catalogues.jsonl", 0.5),
-        lambda d: (d / "catalogues.jsonl").write_text(""),
-        lambda d: (d / "train" / "examples.arrow").write_bytes(
-            (d / "test" / "examples.arrow").read_bytes()
-        ),
-    ],
-)
-def test_a_damaged_folder_is_refused(tmp_path: Path, damage: Any) -> None:
-    make(many(40), tmp_path / "d")
-    damage(tmp_path / "d")
-    with pytest.raises(DatasetError, match="distill build"):
-        load_dataset(tmp_path / "d")
-
-
-def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="not a dataset folder"):
-        load_dataset(tmp_path)

@@ -1,5 +1,7 @@
 """Decision points: which turns are one, what their context is, and what makes two the same."""
 
+from dataclasses import replace
+
 import pytest
 from made_traces import BOOK, SEARCH, calls, many, says, search, trace, user
 
@@ -64,6 +66,29 @@ def test_without_a_user_there_is_no_decision() -> None:
     made = trace("t", Message("system", "work"), calls(search("a")), Message("tool", "x"))
     assert list(decision_points(made)) == []
     assert skipped_turns(made) == {"no user message yet": 1}
+
+
+def test_only_recorded_answers_are_decisions() -> None:
+    """A demonstration in the prompt is context; a prefilled beginning does not decide."""
+    made = trace(
+        "t",
+        user("on"),
+        calls(search("demonstration", "d")),
+        Message("tool", "ok", call_id="d"),
+        user("off"),
+        calls(search("prefilled", "p")),
+        calls(search("a", "c")),
+        Message("tool", "ok", call_id="c"),
+        says("Done."),
+    )
+    points = list(decision_points(replace(made, decisions=(5, 7))))
+    assert [(p.id, len(p.context.messages)) for p in points] == [("t#0", 4), ("t#1", 7)]
+    assert points[0].label == Decision("call", (search("a"),))
+    assert points[0].context.messages == made.messages[:4]
+    assert [step(p.context) for p in points] == [1, 2]
+    assert skipped_turns(replace(made, decisions=(5, 7))) == {"not a recorded decision": 1}
+    assert list(decision_points(replace(made, decisions=()))) == []
+    assert len(list(decision_points(made))) == 3
 
 
 ASKED = (

@@ -1,11 +1,41 @@
 """Near duplicates: what counts as similar, and that banding finds it."""
 
 import random
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from distill.dataset.similar import PERMUTATIONS, Index, banding, jaccard, similar_owners
+from distill.dataset.similar import PERMUTATIONS, Index, banding, jaccard, minhash, similar_owners
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@contextmanager
+def at_most(peak_bytes: float) -> Iterator[None]:
+    """Fail when the block's allocations, numpy's included, exceed the peak."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < peak_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_message_takes_little_memory() -> None:
+    text = "".join(random.Random(0).choices(LETTERS, k=300_000))
+    with at_most(16e6):
+        minhash(text)
+
+
+def test_a_long_texts_signature_is_the_minimum_over_its_pieces() -> None:
+    text = "".join(random.Random(0).choices(LETTERS, k=20_000))
+    pieces = [text[i : i + 1004] for i in range(0, len(text), 1000)]
+    least = np.min([minhash(piece).hashvalues for piece in pieces], axis=0)
+    assert (minhash(text).hashvalues == least).all()
 
 
 def test_case_and_white_space_do_not_count() -> None:
@@ -73,6 +103,14 @@ def test_a_crowd_is_joined_through_its_neighbours(tmp_path: Path) -> None:
         old, new = group[b], group[a]
         group = [new if g == old else g for g in group]
     assert len(set(group)) == 1
+
+
+def test_a_crowd_takes_no_more_memory_than_its_window(tmp_path: Path) -> None:
+    """A log of templated requests is one crowd, and its size is the log's."""
+    texts = [f"please tell me whether invoice {i:05} has been paid already" for i in range(2000)]
+    with at_most(1e6):
+        pairs = similar_owners(enumerate(texts), 0.5, tmp_path, lambda a, b: False)
+        assert next(pairs)[1] < 300
 
 
 def test_the_index_keeps_the_first_of_each_kind() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_traces import says, trace, user
 
-from distill.dataset.teacher import Tally, agreement
+from distill.dataset.teacher import TeacherTally, agreement
 from distill.types import Outcome, Usage
 
 
@@ -39,7 +39,7 @@ def test_agreement_is_the_share_of_agreeing_pairs(counts: list[int]) -> None:
 
 
 def test_a_silent_log_says_nothing() -> None:
-    tally = Tally()
+    tally = TeacherTally()
     tally.grade(Outcome())
     tally.observe(trace("t", user("x"), says("y"), teacher="gpt"), 1)
     assert tally.summary() == {
@@ -51,7 +51,7 @@ def test_a_silent_log_says_nothing() -> None:
 
 
 def test_rates_count_only_traces_that_say() -> None:
-    tally = Tally()
+    tally = TeacherTally()
     for success in (True, True, False, None):
         tally.grade(Outcome(success))
     for name, decisions, usage in [

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_traces import TOOLS, calls, search, trace, user
 
 from distill.dataset.points import decision_points
@@ -64,11 +66,43 @@ def test_keeping_invalid_arguments_still_asks_that_the_tool_is_offered() -> None
         {"$ref": "#/$defs/missing"},
         {"$ref": "https://example.invalid/schema.json"},
         {"allOf": [{"$ref": "#"}]},
+        {"properties": {"a": {"pattern": "a{99999999999}"}}},
+        {"title": "x", "properties": {"a": {"$ref": "#/title"}}},
+        {"required": ["a"], "properties": {"a": {"$ref": "#/required"}}},
+        {"required": ["a"], "properties": {"a": {"$ref": "#/required/zz"}}},
+        {"minProperties": 1, "properties": {"a": {"$ref": "#/minProperties"}}},
+        {"minProperties": 1, "properties": {"a": {"$ref": "#/minProperties/x"}}},
     ],
 )
 def test_a_broken_schema_is_a_reason_of_its_own(schema: dict[str, Any]) -> None:
     tool = ToolSpec("odd", "", schema)
     assert verify(example(ToolCall("odd", {"a": "b"}), tool), "drop") is Reason.BROKEN_SCHEMA
+
+
+KEYWORDS = [
+    *("$defs", "$dynamicRef", "$id", "$ref", "$schema", "a", "additionalProperties", "allOf"),
+    *("const", "enum", "items", "minProperties", "minimum", "multipleOf", "pattern"),
+    *("patternProperties", "properties", "required", "title", "type"),
+]
+TEXTS = [
+    *("", "a", "object", "string", "(", "a{99999999999}", "[[a", "#", "#/title", "#/required/zz"),
+    *("#/properties/a", "#a", "http://[", "https://json-schema.org/draft/2020-12/schema"),
+]
+LEAVES = st.sampled_from([None, True, 0, 1, -1, 1e300, *TEXTS])
+LOOSE = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYWORDS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYWORDS), LOOSE, max_size=4), LOOSE)
+def test_whatever_a_schema_holds_it_ends_in_a_verdict(schema: dict[str, Any], value: Any) -> None:
+    verdict = verify(example(ToolCall("odd", {"a": value}), ToolSpec("odd", "", schema)), "drop")
+    assert verdict in {None, Reason.BROKEN_SCHEMA, Reason.INVALID_ARGUMENTS}
 
 
 def test_a_schema_names_its_own_draft() -> None:

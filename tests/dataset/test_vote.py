@@ -56,6 +56,23 @@ def test_what_the_system_prompt_says_makes_no_other_question():
     assert kept.label == SEARCH
 
 
+def under(system: str, name: str, label: Decision, weight: float = 1.0) -> Example:
+    context = Context((Message("system", system), user("tea?")), TOOLS)
+    return Example(name, name, name, context, label, weight)
+
+
+def test_to_a_router_that_reads_the_system_prompt_it_makes_another_question():
+    made = [
+        under("the kettle is on", "a", REPLY, 3.0),
+        under("the kettle is off", "b", SEARCH),
+        under("the kettle is off", "c", REPLY),
+        under("the kettle is off", "d", SEARCH),
+    ]
+    kept = vote(made, reads_system=True)
+    assert [(e.id, e.label, e.weight) for e in kept] == [("a", REPLY, 3.0), ("b", SEARCH, 2.0)]
+    assert [(e.label, e.weight) for e in vote(made)] == [(REPLY, 4.0)]
+
+
 @given(
     st.lists(
         st.tuples(

@@ -5,15 +5,31 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import yaml
+
 from distill.config import EvaluationConfig
 from distill.evaluation.latency import Timing
 from distill.evaluation.predictions import Difficulty, Prediction, save
-from distill.runs import RunDir, write_json
+from distill.runs import RunDir, write, write_json
 from distill.types import Context, Decision, Example, Message, ToolCall, ToolSpec
 
 TOOLS = ["get_order", "find_customer", "refund", "cancel_order", "list_products"]
 FAST = EvaluationConfig(bootstrap=200)
-TIMING: Timing = {"latency_ms": {"p50": 4.0, "p95": 6.0, "p99": 9.0}, "decisions_per_s": 500.0}
+TIMING: Timing = {
+    "latency_ms": {"p50": 4.0, "p95": 6.0, "p99": 9.0},
+    "latency_samples": 100,
+    "decisions_per_s": 500.0,
+}
+TEACHER = {
+    "name": "big-model",
+    "self_agreement": 0.96,
+    "self_agreement_contexts": 31,
+    "label_agreement": 0.96,
+    "label_agreement_contexts": 31,
+    "success_rate": None,
+    "latency_ms": {"p50": 900.0, "p95": 2400.0},
+    "tokens_per_decision": 1234.0,
+}
 HARDWARE = {"cpu": "Some CPU", "cores": 4, "gpus": []}
 
 
@@ -94,9 +110,21 @@ def write_run(
     teacher: dict[str, Any] | None = None,
     timing: Timing = TIMING,
     parameters: int = 22_700_000,
+    source: str = "5" * 64,
+    data: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> RunDir:
-    """A run directory as training and evaluation leave it, without a router."""
+    """A run directory as training and evaluation leave it, without a router.
+
+    `data` and `settings` (of the router) are what its config states besides the defaults.
+    """
     run = RunDir(path)
+    config = {"name": "job", "seeds": [seed], "data": data or {}}
+    # The names of some tests are none that a config may have; they are no router's there.
+    name = router if router.isalnum() else "other"
+    write(
+        run.config, yaml.safe_dump(config | {"routers": {name: {"kind": kind, **(settings or {})}}})
+    )
     write_json(
         run.manifest,
         {
@@ -112,15 +140,9 @@ def write_run(
                     for part in ("train", "validation", "calibration", "test")
                 },
                 "n_groups": 99,
+                "source": {"name": "traces.jsonl", "sha256": source},
             },
-            "teacher": teacher
-            or {
-                "name": "big-model",
-                "self_agreement": 0.96,
-                "success_rate": None,
-                "latency_ms": {"p50": 900.0, "p95": 2400.0},
-                "tokens_per_decision": 1234.0,
-            },
+            "teacher": teacher or TEACHER,
             "base_model": None,
             "parameters": parameters,
             "trainable_parameters": parameters,

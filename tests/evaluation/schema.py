@@ -1,4 +1,7 @@
-"""The contract of report.json as a JSON Schema."""
+"""The contract of report.json as a JSON Schema: all that the page, the tables and the card read.
+
+Of a run's own report, `evaluation` is `RUN_EVALUATION`; of a comparison's, `COMPARED`.
+"""
 
 from typing import Any
 
@@ -16,30 +19,67 @@ _DIFFERENCE = {"type": "number", "minimum": -1, "maximum": 1}
 _NUMBER = {"type": "number", "minimum": 0}
 _COUNT = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
-_ESTIMATE = _object({"value": _SHARE, "low": _SHARE, "high": _SHARE})
+_SOME = {"type": "integer", "minimum": 1}
+_FLAG = {"type": "boolean"}
+_HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+# Fewer than five groups give no interval.
+_ESTIMATE = _object({"value": _SHARE, "low": _or_null(_SHARE), "high": _or_null(_SHARE)})
 _BUCKETS = {
     "type": "array",
-    "items": _object(
-        {"bucket": _TEXT, "n": {"type": "integer", "minimum": 1}, "tool_accuracy": _ESTIMATE}
-    ),
+    "items": _object({"bucket": _TEXT, "n": _SOME, "n_groups": _SOME, "tool_accuracy": _ESTIMATE}),
 }
 _PERCENTILES = _object({"p50": _NUMBER, "p95": _NUMBER})
+# Fewer than 20 samples tell no p95, fewer than 100 no p99.
+_TIMING = {
+    "latency_ms": _object({"p50": _NUMBER, "p95": _or_null(_NUMBER), "p99": _or_null(_NUMBER)}),
+    "latency_samples": _COUNT,
+    "decisions_per_s": _NUMBER,
+}
+_HARDWARE = _object({"cpu": _TEXT, "cores": _SOME, "gpus": {"type": "array", "items": _TEXT}})
+RUN_EVALUATION = _object({"seed": _COUNT, "bootstrap": _SOME, "hardware": _HARDWARE, **_TIMING})
+COMPARED = _object(
+    {
+        "bootstrap": _SOME,
+        "seeds": {"type": "array", "minItems": 1, "items": _COUNT},
+        "hardware": {"type": "array", "minItems": 1, "items": _HARDWARE},
+        "runs": {
+            "type": "array",
+            "minItems": 1,
+            "items": _object({"path": _TEXT, "router": _TEXT, "seed": _COUNT}),
+        },
+    }
+)
+_SPLIT = {"n_train": _COUNT, "n_calibration": _COUNT, "n_test": _COUNT}
 
 REPORT = _object(
     {
         "dataset": _object(
             {
-                "hash": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-                "n_train": _COUNT,
-                "n_calibration": _COUNT,
-                "n_test": _COUNT,
+                "hash": _HASH,
+                **_SPLIT,
                 "n_groups": _COUNT,
+                "seeds": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _object(
+                        {
+                            "seed": _COUNT,
+                            "hash": _HASH,
+                            **_SPLIT,
+                            "n_measured": _SOME,
+                            "n_measured_groups": _SOME,
+                        }
+                    ),
+                },
             }
         ),
         "teacher": _object(
             {
                 "name": _or_null(_TEXT),
                 "self_agreement": _or_null(_SHARE),
+                "self_agreement_contexts": _or_null(_COUNT),
+                "label_agreement": _or_null(_SHARE),
+                "label_agreement_contexts": _or_null(_COUNT),
                 "success_rate": _or_null(_SHARE),
                 "latency_ms": _or_null(_PERCENTILES),
                 "tokens_per_decision": _or_null(_NUMBER),
@@ -54,6 +94,13 @@ REPORT = _object(
                     "kind": _TEXT,
                     "parameters": _or_null(_COUNT),
                     "trainable_parameters": _or_null(_COUNT),
+                    "base_model": _or_null(_object({"name": _TEXT})),
+                    "n_examples": _SOME,
+                    "n_distinct": _SOME,
+                    "n_decisions": _SOME,
+                    "n_groups": _SOME,
+                    "fills_arguments": _FLAG,
+                    "share_of_agreement": _or_null(_NUMBER),
                     "tool_accuracy": _ESTIMATE,
                     "call_accuracy": _ESTIMATE,
                     "macro_f1": _ESTIMATE,
@@ -63,12 +110,22 @@ REPORT = _object(
                     "by_bucket": _object(
                         dict.fromkeys(("n_tools", "step", "n_calls", "n_arguments"), _BUCKETS)
                     ),
+                    "by_seed": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": _object(
+                            {"seed": _COUNT, "n_examples": _SOME, "tool_accuracy": _ESTIMATE}
+                        ),
+                    },
                     "calibration": _object(
-                        {"ece": _or_null(_ESTIMATE), "brier": _or_null(_ESTIMATE)}
+                        {
+                            "ece": _or_null(_ESTIMATE),
+                            "ece_if_calibrated": _or_null(_SHARE),
+                            "brier": _or_null(_ESTIMATE),
+                        }
                     ),
                     "risk": {"type": "array", "maxItems": 0},
-                    "latency_ms": _object({"p50": _NUMBER, "p95": _NUMBER, "p99": _NUMBER}),
-                    "decisions_per_s": _NUMBER,
+                    **_TIMING,
                     "train_seconds": _or_null(_NUMBER),
                     "llm_calls_saved": {"type": "null"},
                     "tokens_saved": {"type": "null"},
@@ -84,11 +141,20 @@ REPORT = _object(
                     "b": _TEXT,
                     "metric": {"enum": ["tool_accuracy", "call_accuracy"]},
                     "difference": _DIFFERENCE,
-                    "low": _DIFFERENCE,
-                    "high": _DIFFERENCE,
-                    "p_value": _SHARE,
+                    "low": _or_null(_DIFFERENCE),
+                    "high": _or_null(_DIFFERENCE),
+                    "p_value": _or_null(_SHARE),
+                    "p_value_holm": _or_null(_SHARE),
+                    "by_seed": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": _object(
+                            {"seed": _COUNT, "n_examples": _SOME, "difference": _DIFFERENCE}
+                        ),
+                    },
                 }
             ),
         },
+        "evaluation": {"anyOf": [RUN_EVALUATION, COMPARED]},
     }
 )

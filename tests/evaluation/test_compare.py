@@ -6,12 +6,13 @@ from typing import Any
 import jsonschema
 import orjson
 import pytest
-from made_up import FAST, TIMING, call, predictions, simulate, write_run
+from made_up import FAST, TEACHER, TIMING, call, predictions, simulate, write_run
 from rich.console import Console
-from schema import REPORT
+from schema import COMPARED, REPORT, RUN_EVALUATION
 
 from distill.errors import InputError, RouterError
 from distill.evaluation.compare import compare, comparison, run_report
+from distill.evaluation.latency import Timing
 from distill.evaluation.report import table
 from distill.runs import RunDir
 
@@ -35,6 +36,7 @@ def test_a_comparison_is_written_whole_and_follows_the_contract(tmp_path: Path) 
     written = orjson.loads((tmp_path / "out/report.json").read_bytes())
     assert written == report
     jsonschema.validate(written, REPORT)
+    jsonschema.validate(written["evaluation"], COMPARED)
     names = {"report.json", "report.md", "report.csv", "report.html"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
@@ -44,6 +46,7 @@ def test_a_runs_own_report_follows_the_contract_and_can_be_compared(tmp_path: Pa
     run = write_run(tmp_path / "a-s0", "a", made)
     report = run_report(run, made, TIMING, FAST)
     jsonschema.validate(report, REPORT)
+    jsonschema.validate(report["evaluation"], RUN_EVALUATION)
     assert len(report["routers"]) == 1
     assert report["paired"] == []
     assert report["evaluation"]["latency_ms"] == TIMING["latency_ms"]
@@ -66,13 +69,30 @@ def test_the_best_router_comes_first_and_its_lead_is_paired(tmp_path: Path) -> N
 
 def test_seeds_are_pooled_over_their_own_test_parts(tmp_path: Path) -> None:
     runs = two_routers(tmp_path)
-    (strong, _) = comparison(runs, FAST)[0]["routers"]
+    report = comparison(runs, FAST)[0]
+    (strong, _) = report["routers"]
     made = [simulate(0.9, seed) for seed in (0, 1)]
     right = [p.decision.tools == p.label.tools for part in made for p in part]
     assert strong["n_examples"] == len(right)
     assert strong["tool_accuracy"]["value"] == pytest.approx(sum(right) / len(right))
     assert [entry["seed"] for entry in strong["by_seed"]] == [0, 1]
     assert strong["n_groups"] == 40  # both seeds tested g0 … g39
+    assert strong["n_distinct"] == max(len(part) for part in made)  # e0, e1, … in both
+    (pair, _) = report["paired"]
+    weak = [simulate(0.5, seed, confident=False) for seed in (0, 1)]
+    for entry, left, right in zip(pair["by_seed"], made, weak, strict=True):
+        gain = sum(p.decision.tools == p.label.tools for p in left)
+        gain -= sum(p.decision.tools == p.label.tools for p in right)
+        assert entry["n_examples"] == len(left)
+        assert entry["difference"] == pytest.approx(gain / len(left))
+
+
+def test_counts_of_several_seeds_stay_within_the_dataset(tmp_path: Path) -> None:
+    report = comparison(two_routers(tmp_path), FAST)[0]
+    sizes = [len(simulate(0.9, seed)) for seed in (0, 1)]
+    assert [entry["n_test"] for entry in report["dataset"]["seeds"]] == sizes
+    assert [entry["n_measured"] for entry in report["dataset"]["seeds"]] == sizes
+    assert report["dataset"]["n_test"] == round(sum(sizes) / 2)
 
 
 def test_a_group_tested_under_two_seeds_counts_once(tmp_path: Path) -> None:
@@ -81,6 +101,7 @@ def test_a_group_tested_under_two_seeds_counts_once(tmp_path: Path) -> None:
     twice = [*once, write_run(tmp_path / "a-s1", "a", made, seed=1)]
     (one,), (two,) = (comparison(runs, FAST)[0]["routers"] for runs in (once, twice))
     assert two["n_examples"] == 2 * one["n_examples"]
+    assert two["n_distinct"] == one["n_distinct"] == one["n_examples"]
     assert two["tool_accuracy"] == pytest.approx(one["tool_accuracy"])
 
 
@@ -88,7 +109,7 @@ def test_pairs_use_common_decisions_of_the_same_seed_only(tmp_path: Path) -> Non
     right, wrong = (call("a"), call("a")), (call("a"), call("b"))
     runs = [
         write_run(tmp_path / "a-s0", "a", predictions([right] * 4)),
-        write_run(tmp_path / "b-s0", "b", predictions([right, wrong])),
+        write_run(tmp_path / "b-s0", "b", predictions([right, wrong] * 2)),
         write_run(tmp_path / "b-s1", "b", predictions([wrong] * 4), seed=1),
         write_run(tmp_path / "c-s1", "c", predictions([wrong] * 4), seed=1),
     ]
@@ -122,6 +143,47 @@ def test_runs_of_different_datasets_cannot_be_compared(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"source": "6" * 64}, "not made from the traces of"),
+        ({"data": {"outcome": "any"}}, r"data\.outcome is not that of"),
+        ({"settings": {"hidden": 64}}, r"routers\.a\.hidden is not that of"),
+    ],
+)
+def test_seeds_of_different_jobs_are_not_pooled(
+    tmp_path: Path, change: dict[str, Any], fault: str
+) -> None:
+    made = simulate(0.8, 0)
+    runs = [
+        write_run(tmp_path / "a-s0", "a", made),
+        write_run(tmp_path / "a-s1", "a", made, seed=1, **change),
+    ]
+    with pytest.raises(InputError, match=fault) as caught:
+        comparison(runs, FAST)
+    assert "a-s0" in str(caught.value)
+    assert "a-s1" in str(caught.value)
+
+
+def test_other_routers_may_have_other_settings_and_traces_may_have_moved(tmp_path: Path) -> None:
+    made = simulate(0.8, 0)
+    runs = [
+        write_run(tmp_path / "a", "a", made, data={"traces": "here.jsonl"}),
+        write_run(tmp_path / "b", "b", made, data={"traces": "x.jsonl"}, settings={"hidden": 64}),
+    ]
+    assert len(comparison(runs, FAST)[0]["routers"]) == 2
+
+
+def test_routers_measured_on_different_examples_are_not_compared(tmp_path: Path) -> None:
+    made = simulate(0.8, 0)
+    runs = [
+        write_run(tmp_path / "a-s0", "a", made),
+        write_run(tmp_path / "b-s0", "b", made[:50]),
+    ]
+    with pytest.raises(InputError, match=r"evaluation\.max_examples"):
+        comparison(runs, FAST)
+
+
 def test_the_same_run_twice_and_two_kinds_under_one_name_are_refused(tmp_path: Path) -> None:
     made = simulate(0.8, 0)
     run = write_run(tmp_path / "a-s0", "a", made)
@@ -151,11 +213,14 @@ def test_a_run_that_is_not_whole_is_refused_with_its_cure(
         comparison([run], FAST)
 
 
-def test_the_share_of_the_ceiling_is_null_where_the_traces_do_not_tell(tmp_path: Path) -> None:
+def test_the_share_of_the_agreement_is_null_where_the_traces_do_not_tell(tmp_path: Path) -> None:
     made = simulate(0.8, 0)
     silent = {
         "name": None,
         "self_agreement": None,
+        "self_agreement_contexts": 0,
+        "label_agreement": None,
+        "label_agreement_contexts": 0,
         "success_rate": None,
         "latency_ms": None,
         "tokens_per_decision": None,
@@ -163,14 +228,49 @@ def test_the_share_of_the_ceiling_is_null_where_the_traces_do_not_tell(tmp_path:
     run = write_run(tmp_path / "a-s0", "a", made, teacher=silent)
     report = comparison([run], FAST)[0]
     jsonschema.validate(report, REPORT)
-    assert report["routers"][0]["share_of_ceiling"] is None
+    assert report["routers"][0]["share_of_agreement"] is None
     known = write_run(tmp_path / "b-s0", "b", made)
     (entry,) = comparison([known], FAST)[0]["routers"]
-    assert entry["share_of_ceiling"] == pytest.approx(entry["tool_accuracy"]["value"] / 0.96)
+    assert entry["share_of_agreement"] == pytest.approx(entry["tool_accuracy"]["value"] / 0.96)
 
 
 def _csv(path: Path) -> list[dict[str, Any]]:
     return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_several_teachers_are_measured_against_labels_whoever_gave_them(tmp_path: Path) -> None:
+    teachers = TEACHER | {"name": "big, bigger", "label_agreement": 0.9}
+    run = write_run(tmp_path / "a-s0", "a", simulate(0.8, 0), teacher=teachers)
+    report = comparison([run], FAST)[0]
+    (entry,) = report["routers"]
+    assert (report["teacher"]["self_agreement"], report["teacher"]["label_agreement"]) == (
+        0.96,
+        0.9,
+    )
+    assert entry["share_of_agreement"] == pytest.approx(entry["tool_accuracy"]["value"] / 0.9)
+
+
+@pytest.mark.parametrize(("kind", "fills"), [("encoder", False), ("decoder", True)])
+def test_only_a_decoder_fills_arguments_whatever_the_tools_take(
+    tmp_path: Path, kind: str, fills: bool
+) -> None:
+    made = predictions([(call("ping"), call("ping"))] * 6)  # a call of `{}` needs no filling
+    run = write_run(tmp_path / "a-s0", "a", made, kind=kind)
+    assert comparison([run], FAST)[0]["routers"][0]["fills_arguments"] is fills
+
+
+@pytest.mark.parametrize(
+    ("samples", "known"), [(19, {"p50"}), (20, {"p50", "p95"}), (100, {"p50", "p95", "p99"})]
+)
+def test_percentiles_that_the_samples_cannot_tell_are_null_and_print(
+    tmp_path: Path, samples: int, known: set[str]
+) -> None:
+    timing: Timing = {**TIMING, "latency_samples": samples}
+    run = write_run(tmp_path / "a-s0", "a", simulate(0.8, 0), timing=timing)
+    (entry,) = compare([run], tmp_path / "out", FAST)["routers"]
+    assert entry["latency_samples"] == samples
+    assert {p for p, ms in entry["latency_ms"].items() if ms is not None} == known
+    assert "None" not in (tmp_path / "out/report.md").read_text()
 
 
 def test_terminal_markdown_and_csv_carry_the_same_figures(tmp_path: Path) -> None:
@@ -201,3 +301,18 @@ def test_equal_routers_come_by_name(tmp_path: Path) -> None:
     report = comparison(runs, FAST)[0]
     assert [router["name"] for router in report["routers"]] == ["a", "b"]
     assert [pair["p_value"] for pair in report["paired"]] == [1.0, 1.0]
+
+
+def test_few_groups_leave_out_intervals_and_p_values_and_follow_the_contract(
+    tmp_path: Path,
+) -> None:
+    runs = [
+        write_run(tmp_path / name, name, simulate(skill, 0, groups=4))
+        for name, skill in (("a", 0.9), ("b", 0.4))
+    ]
+    report = comparison(runs, FAST)[0]
+    jsonschema.validate(report, REPORT)
+    for router in report["routers"]:
+        assert (router["tool_accuracy"]["low"], router["tool_accuracy"]["high"]) == (None, None)
+    for pair in report["paired"]:
+        assert (pair["low"], pair["p_value"], pair["p_value_holm"]) == (None, None, None)

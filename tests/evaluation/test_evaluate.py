@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from distill.evaluation.buckets import by_bucket
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.latency import measure
 from distill.evaluation.predictions import Difficulty, load, save
-from distill.types import Decision, ToolCall
+from distill.types import Context, Decision, Message, ToolCall
 
 SMALL = EvaluationConfig(bootstrap=100, batch_size=4, latency_samples=6)
 EXAMPLES = [example(i, call(TOOLS[i % 3]), group=f"g{i // 4}") for i in range(22)]
@@ -76,7 +77,8 @@ def test_every_example_is_decided_once_in_order_and_in_batches() -> None:
     assert [p.decision.tools for p in made] == [(f"request {i}",) for i in range(22)]
     assert router.batches[:6] == [4, 4, 4, 4, 4, 2]
     assert progress == [(4, 22), (8, 22), (12, 22), (16, 22), (20, 22), (22, 22)]
-    assert set(timing) == {"latency_ms", "decisions_per_s"}
+    assert timing["latency_samples"] == 6
+    assert (timing["latency_ms"]["p95"], timing["latency_ms"]["p99"]) == (None, None)
 
 
 def test_a_limit_keeps_whole_groups_that_the_seed_draws() -> None:
@@ -110,6 +112,8 @@ def test_latency_is_timed_one_at_a_time_and_throughput_in_full_batches() -> None
     assert batched == 1 + 3  # one to warm up, three of four for ten samples
     assert single + batched == len(router.batches)
     latency = timing["latency_ms"]
+    assert latency["p95"] is not None
+    assert latency["p99"] is not None
     assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
     assert timing["decisions_per_s"] > 0
 
@@ -119,6 +123,23 @@ def test_difficulty_is_read_off_the_example() -> None:
     assert Difficulty.of(example(0, label, turns=2)) == Difficulty(
         n_tools=len(TOOLS), step=2, n_calls=2, n_arguments=2
     )
+
+
+def test_difficulty_counts_turns_as_the_dataset_does() -> None:
+    """Two messages of the assistant in a row are one turn."""
+    messages = [Message(role, "x") for role in ("user", "assistant", "assistant", "user")]
+    split = dataclasses.replace(example(0, call()), context=Context(tuple(messages), ()))
+    assert Difficulty.of(split).step == 1
+
+
+def test_a_weight_counts_in_a_bucket_and_groups_count_once() -> None:
+    made = predictions([(call("a"), call("a")), (call("a"), call())] * 6, ["g", "h", "i"] * 4)
+    heavy = [dataclasses.replace(p, weight=3.0) for p in made]
+    copies = [p for p in made for _ in range(3)]
+    assert by_bucket(heavy, 100) == by_bucket(copies, 100)
+    (row,) = by_bucket(heavy, 100)["n_calls"]
+    assert (row["n"], row["n_groups"]) == (36, 3)
+    assert row["tool_accuracy"] == {"value": 0.5, "low": None, "high": None}
 
 
 def test_buckets_hold_every_example_once_in_order() -> None:

@@ -1,18 +1,25 @@
 """What a reader of the report meets, also where there is little to report."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import orjson
 import pytest
-from made_up import FAST, call, predictions, simulate, write_run
+from made_up import FAST, TEACHER, call, predictions, simulate, write_run
 
 from distill.evaluation.compare import compare, comparison
 from distill.evaluation.latency import Timing
 from distill.evaluation.predictions import Prediction
-from distill.evaluation.report import formats, words
+from distill.evaluation.report import formats, plots, words
 from distill.evaluation.report.confusion import OTHER, confusion, mistakes
 
+QUICK: Timing = {
+    "latency_ms": {"p50": 0.5, "p95": 1.0, "p99": 2.0},
+    "latency_samples": 100,
+    "decisions_per_s": 9.0,
+}
 EVIL = '<script>alert("1")</script> & $x_1$ | `a` #010101'
 
 
@@ -119,22 +126,84 @@ def test_the_findings_say_whether_the_lead_is_clear(tmp_path: Path) -> None:
     near = write_run(tmp_path / "near", "near", simulate(0.949, 0))
     clear = " ".join(words.findings(comparison([bad, good], FAST)[0]))
     assert "good leads bad, the next, by" in clear
-    assert "this is statistically clear (p " in clear
+    assert "this is statistically clear for these trained routers (p " in clear
     close = " ".join(words.findings(comparison([near, good], FAST)[0]))
     assert "the data does not tell the two apart" in close
 
 
-def test_a_faster_router_that_is_not_clearly_worse_is_pointed_out(tmp_path: Path) -> None:
-    fast: Timing = {"latency_ms": {"p50": 0.5, "p95": 1.0, "p99": 2.0}, "decisions_per_s": 9.0}
+def test_a_faster_router_that_is_at_most_the_margin_worse_is_pointed_out(tmp_path: Path) -> None:
+    made = simulate(0.9, 0, groups=100)
+    right = next(i for i, p in enumerate(made) if p.decision.tools == p.label.tools)
+    nearly = [*made]
+    nearly[right] = dataclasses.replace(made[right], decision=call("unheard_of"))
     runs = [
-        write_run(tmp_path / "slow", "slow", simulate(0.9, 0)),
-        write_run(tmp_path / "quick", "quick", simulate(0.88, 0), timing=fast),
-        write_run(tmp_path / "poor", "poor", simulate(0.2, 0), timing=fast),
+        write_run(tmp_path / "slow", "slow", made),
+        write_run(tmp_path / "quick", "quick", nearly, timing=QUICK),
+        write_run(tmp_path / "poor", "poor", simulate(0.2, 0, groups=100), timing=QUICK),
     ]
     report = comparison(runs, FAST)[0]
-    assert [router["name"] for router in report["routers"]] == ["slow", "quick", "poor"]
     sentences = " ".join(words.findings(report))
-    assert "consider quick: not clearly worse, and 0.50 ms per decision" in sentences
+    pair = report["paired"][0]
+    assert (pair["a"], pair["b"]) == ("slow", "quick")
+    assert f"consider quick: at most {100 * pair['high']:.1f} points worse" in sentences
+    assert "0.50 ms per decision against 4.00 ms" in sentences
+
+
+def test_a_router_that_too_few_data_cannot_tell_apart_is_not_recommended(tmp_path: Path) -> None:
+    """No significant difference is no evidence that there is none."""
+    runs = [
+        write_run(tmp_path / "slow", "slow", simulate(0.9, 0)),
+        write_run(tmp_path / "quick", "quick", simulate(0.88, 0), timing=QUICK),
+    ]
+    report = comparison(runs, FAST)[0]
+    assert not words.clear(report["paired"][0])
+    assert "consider" not in " ".join(words.findings(report))
+
+
+def test_a_difference_that_a_seed_reverses_is_not_clear(tmp_path: Path) -> None:
+    skills = {"good": {0: 0.95, 1: 0.95, 2: 0.5}, "bad": {0: 0.3, 1: 0.3, 2: 0.55}}
+    runs = [
+        write_run(
+            tmp_path / f"{name}{seed}",
+            name,
+            simulate(skill, seed),
+            seed=seed,
+            dataset=f"{seed}" * 64,
+        )
+        for name, seeds in skills.items()
+        for seed, skill in seeds.items()
+    ]
+    report = compare(runs, tmp_path / "out", FAST)
+    pair = report["paired"][0]
+    assert pair["p_value_holm"] < 0.05
+    assert [entry["difference"] > 0 for entry in pair["by_seed"]] == [True, True, False]
+    assert not words.clear(pair)
+    assert "but not under every seed" in " ".join(words.findings(report))
+    text = Page((tmp_path / "out/report.html").read_text()).text
+    assert words.by_seed(pair) in text
+    assert "differs by seed" in text
+
+
+def test_the_page_says_on_how_many_decisions_was_measured(tmp_path: Path) -> None:
+    made = [dataclasses.replace(p, weight=2.0) for p in simulate(0.9, 0)]
+    run = write_run(tmp_path / "a", "a", made)
+    manifest = orjson.loads(run.manifest.read_bytes())
+    manifest["dataset"]["parts"]["test"]["examples"] = 1000  # max_examples measured fewer
+    run.manifest.write_bytes(orjson.dumps(manifest))
+    compare([run], tmp_path / "out", FAST)
+    text = Page((tmp_path / "out/report.html").read_text()).text
+    assert f"measured on {len(made)} distinct decisions in 40 groups" in text
+    assert f"1000 to test; measured on {len(made)} of them in 40 groups" in text
+
+
+def test_agreement_of_the_teacher_is_never_called_a_bound(tmp_path: Path) -> None:
+    several = TEACHER | {"name": "big, bigger", "label_agreement": 0.9}
+    runs = [write_run(tmp_path / "a", "a", simulate(0.9, 0), teacher=several)]
+    compare(runs, tmp_path / "out", FAST)
+    text = Page((tmp_path / "out/report.html").read_text()).text
+    assert "ceiling" not in text
+    assert "teachers with each other" in text
+    assert "not a bound" in text
 
 
 def test_a_baseline_without_confidence_leaves_calibration_to_the_next(tmp_path: Path) -> None:
@@ -156,6 +225,14 @@ def test_few_groups_and_one_seed_are_named_as_limits(tmp_path: Path) -> None:
     assert "trained under one seed" in page.text
 
 
+def test_below_five_groups_no_interval_is_printed(tmp_path: Path) -> None:
+    good, bad = (simulate(skill, 0, groups=4) for skill in (0.9, 0.4))
+    page, markdown = read(tmp_path, good=good, bad=bad)
+    assert "too few groups for an interval" in page.text
+    assert "Only 4 groups were tested: too few" in page.text
+    assert "[" not in markdown.replace(r"\[", "[").replace("[4/4]", "")
+
+
 def test_mistakes_are_named_by_whole_decisions_most_frequent_first() -> None:
     made = predictions(
         [
@@ -174,6 +251,25 @@ def test_a_confusion_row_counts_all_its_labels() -> None:
     assert found is not None
     assert (found.rows, found.columns) == (["a", "b"], ["a", "b", OTHER])
     assert found.counts == [[1, 2, 4], [2, 0, 0]]
+
+
+def test_a_weight_counts_in_confusion_and_reliability_like_that_many_copies() -> None:
+    pairs = [
+        (call(a), call(b, confidence=c))
+        for c in (0.2, 0.6, 0.9)
+        for a, b in ("ab", "aa", "ba", "cc", "bb")
+    ]
+    made = predictions(pairs)
+    weights = [1 + i % 5 for i in range(len(made))]
+    heavy = [dataclasses.replace(p, weight=w) for p, w in zip(made, weights, strict=True)]
+    copies = [p for p, w in zip(made, weights, strict=True) for _ in range(w)]
+    assert mistakes(heavy, 9) == mistakes(copies, 9)
+    assert confusion(heavy, 9) == confusion(copies, 9)
+    assert plots.reliability_plot(heavy) == plots.reliability_plot(copies)
+    assert plots.reliability_plot(heavy) != plots.reliability_plot(made)
+
+
+def test_without_a_mistake_there_is_no_confusion() -> None:
     assert confusion(predictions([(call("a"), call("a"))]), 4) is None
 
 

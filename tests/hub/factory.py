@@ -1,4 +1,7 @@
-"""Made-up runs that are true to the schema: what a training and an evaluation would leave."""
+"""Made-up runs that are true to the schema: what a training and an evaluation would leave.
+
+`test_factory.py` holds them to report.json's schema and to a real run's keys.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +11,25 @@ import yaml
 from safetensors.numpy import save_file
 
 from distill.chat import digest
+from distill.routers.folder import FORMAT
+from distill.routers.pretrained import PACKAGES, BaseModel
 from distill.runs import RunDir, write, write_json
 
 KINDS = ["majority", "tfidf", "rnn", "encoder", "decoder"]
+
+_MINILM = PACKAGES["packaged:minilm"]
+BASES = {
+    "encoder": BaseModel(
+        "packaged:minilm", "/elsewhere", None, _MINILM.origin, _MINILM.sha256, _MINILM.license
+    ),
+    "decoder": BaseModel("acme/tiny-lm", "acme/tiny-lm", "v1", "acme/tiny-lm", None),
+}
+"""What `resolve` finds of a packaged model and of a hub's name."""
+
+
+def base_model(kind: str, **changes: Any) -> dict[str, Any] | None:
+    """What a run records of its base model; None for what is trained from scratch."""
+    return BASES[kind].describe() | changes if kind in BASES else None
 
 
 def estimate(value: float, spread: float = 0.03) -> dict[str, float]:
@@ -25,10 +44,6 @@ def tool(name: str) -> dict[str, Any]:
 
 
 def manifest(kind: str) -> dict[str, Any]:
-    base = {
-        "encoder": {"name": "packaged:minilm", "origin": "acme/mini", "license": "Apache-2.0"},
-        "decoder": {"name": "acme/tiny-lm", "origin": "acme/tiny-lm", "license": "mit"},
-    }.get(kind)
     return {
         "format": 1,
         "run": "demo",
@@ -39,21 +54,24 @@ def manifest(kind: str) -> dict[str, Any]:
             "hash": "d" * 64,
             "parts": {
                 "train": {"examples": 600, "groups": 120},
+                "validation": {"examples": 90, "groups": 20},
+                "calibration": {"examples": 95, "groups": 20},
                 "test": {"examples": 201, "groups": 41},
             },
-            "n_groups": 161,
+            "n_groups": 201,
             "source": {"name": "sample:orderdesk", "sha256": "5" * 64},
         },
         "teacher": teacher(),
-        "base_model": None if base is None else base | {"revision": "v1", "sha256": "b" * 64},
+        "base_model": base_model(kind),
         "parameters": 22_713_216,
         "trainable_parameters": 299_520,
         "train_seconds": 61.25,
+        "finished": "2026-01-01T00:00:00+00:00",
         "environment": {
             "python": "3.11.9",
             "libraries": {"torch": "2.13.0", "trl": None},
             "git_commit": None,
-            "hardware": {"cpu": "Some CPU @ 2 GHz", "cores": 2, "gpus": []},
+            "hardware": hardware("Some CPU @ 2 GHz"),
         },
     }
 
@@ -61,40 +79,68 @@ def manifest(kind: str) -> dict[str, Any]:
 def teacher() -> dict[str, Any]:
     return {
         "name": "big-llm",
-        "self_agreement": estimate(0.93125),
+        "self_agreement": 0.93125,
+        "self_agreement_contexts": 80,
+        "label_agreement": 0.915,
+        "label_agreement_contexts": 85,
         "success_rate": None,
         "latency_ms": {"p50": 900.0, "p95": 2100.0},
         "tokens_per_decision": 812.5,
     }
 
 
+def hardware(cpu: str) -> dict[str, Any]:
+    return {"cpu": cpu, "cores": 2, "gpus": []}
+
+
 def report(kind: str) -> dict[str, Any]:
+    counts = {"hash": "d" * 64, "n_train": 600, "n_calibration": 95, "n_test": 201}
+    bucket = {"bucket": "1", "n": 180, "n_groups": 38, "tool_accuracy": estimate(0.875)}
+    seed = counts | {"seed": 0, "n_measured": 180, "n_measured_groups": 38}
+    timing = {
+        "latency_ms": {"p50": 3.25, "p95": 4.5, "p99": 6.0},
+        "latency_samples": 100,
+        "decisions_per_s": 310.0,
+    }
     return {
-        "dataset": {"hash": "d" * 64, "n_train": 600, "n_test": 201, "n_groups": 161},
+        "dataset": counts | {"n_groups": 201, "seeds": [seed]},
         "teacher": teacher(),
         "routers": [
             {
                 "name": kind,
                 "kind": kind,
+                "base_model": base_model(kind),
                 "parameters": 22_713_216,
+                "trainable_parameters": 299_520,
+                "n_examples": 180,
+                "n_distinct": 180,
+                "n_decisions": 240,
+                "n_groups": 38,
+                "fills_arguments": kind == "decoder",
                 "tool_accuracy": estimate(0.87654321),
+                "share_of_agreement": 0.96,
                 "call_accuracy": estimate(0.1 + 0.2),
                 "macro_f1": estimate(0.75),
                 "no_call": {"precision": estimate(0.9), "recall": None},
-                "by_bucket": {},
-                "calibration": {"ece": estimate(0.00001, 0.000001), "brier": None},
-                "risk": [
-                    {"alpha": 0.05, "delta": 0.1, "threshold": 0.8, "coverage": 0.6, "error": 0.03}
-                ],
-                "latency_ms": {"p50": 3.25, "p95": 4.5, "p99": 6.0},
-                "decisions_per_s": 310.0,
+                "by_bucket": {
+                    name: [bucket] for name in ("n_tools", "step", "n_calls", "n_arguments")
+                },
+                "by_seed": [{"seed": 0, "n_examples": 180, "tool_accuracy": estimate(0.87654321)}],
+                "calibration": {
+                    "ece": estimate(0.00001, 0.000001),
+                    "ece_if_calibrated": 0.02,
+                    "brier": None,
+                },
+                "risk": [],
+                **timing,
                 "train_seconds": 61.25,
-                "llm_calls_saved": 0.6,
+                "llm_calls_saved": None,
                 "tokens_saved": None,
                 "cost_saved_usd": None,
             }
         ],
         "paired": [],
+        "evaluation": {"seed": 0, "bootstrap": 1000, "hardware": hardware("Other CPU"), **timing},
     }
 
 
@@ -104,12 +150,12 @@ def make_run(path: Path, kind: str = "encoder", **changes: dict[str, Any]) -> Ru
     tools = [tool("get_order"), tool("cancel_order")]
     model = {"model": "packaged:minilm"} if kind == "encoder" else {}
     router: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "kind": kind,
         "config": {"kind": kind, **model},
         "catalogue": [{"tool": entry, "hash": digest(entry)} for entry in tools],
         "classes": [["cancel_order"], ["get_order"], ["reply"]],
-        "base_model": None,
+        "base_model": base_model(kind),
         "calibration": None,
         "thresholds": None,
     }

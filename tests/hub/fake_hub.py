@@ -351,6 +351,9 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": name} for name in sorted(commit.files)]
         private = self._repo(repo).private
         value = {"id": repo, "sha": commit.oid, "private": private, "siblings": siblings}
+        if card := commit.files.get("README.md"):
+            head = self.server.hub.read(card).decode().split("---\n")
+            value["cardData"] = yaml.safe_load(head[1]) if len(head) > 1 else None
         self._send(200, value | {"tags": [], "downloads": 0, "likes": 0})
 
     def _tree(self, body: bytes, repo: str, revision: str) -> None:

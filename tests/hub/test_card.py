@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from distill.errors import HubError, RouterError
 from distill.hub.card import card, render_card, template, write_card
 from distill.hub.record import Record, read_record
+from distill.routers import pretrained
+from distill.runs import write_json
 
-from .factory import KINDS, estimate, make_run, manifest, report, tool
+from .factory import KINDS, base_model, estimate, make_run, manifest, report, tool
 
 REPO = "acme/desk-router"
 
@@ -49,17 +51,42 @@ def test_every_figure_of_the_report_and_the_data_is_in_the_body(tmp_path: Path) 
     body = ModelCard(card(make_run(tmp_path), REPO)).text
     for row in [
         "| Tool accuracy | 0.8765 | 0.8465 to 0.9065 |",
-        "| Teacher's self-agreement | 0.9313 | 0.9012 to 0.9613 |",
+        "Measured on 180 examples in 38 groups of the test part, which stand for\n240 decisions",
+        "within one process, 100 of them, on\nOther CPU (2 cores).\n",
+        "| Teacher's self-agreement | 0.9313 | – |",
         "| Latency, median (ms) | 3.25 | – |",
-        "| 0.05 | 0.1 | 0.8 | 0.6 | 0.03 |",
         "| train | 600 | 120 |",
         "| test | 201 | 41 |",
         "22,713,216, of which trained: 299,520",
         "61.25 s on Some CPU @ 2 GHz (2 cores)",
     ]:
         assert row in body
-    missing = "No-call recall, Brier score, Teacher's success rate, LLM tokens saved, Cost saved"
+    missing = "No-call recall, Brier score, Teacher's success rate, LLM calls saved"
     assert f"Not measured: {missing}" in body
+
+
+def test_thresholds_stand_in_the_card_once_a_report_has_them(tmp_path: Path) -> None:
+    row = {"alpha": 0.05, "delta": 0.1, "threshold": 0.8, "coverage": 0.6, "error": 0.03}
+    entry = report("encoder")["routers"][0] | {"risk": [row]}
+    assert "Thresholds" not in card(make_run(tmp_path / "none"), REPO)
+    text = card(make_run(tmp_path / "some", report={"routers": [entry]}), REPO)
+    assert "| 0.05 | 0.1 | 0.8 | 0.6 | 0.03 |" in text
+
+
+def test_percentiles_that_were_not_measured_are_said_to_be_so(tmp_path: Path) -> None:
+    latency = {"p50": 3.25, "p95": None, "p99": None}
+    entry = report("encoder")["routers"][0] | {"latency_ms": latency}
+    text = card(make_run(tmp_path, report={"routers": [entry]}), REPO)
+    assert "| Latency, median (ms) | 3.25 | – |" in text
+    assert "| Latency, 95th" not in text
+    (line,) = (line for line in text.splitlines() if line.startswith("Not measured:"))
+    assert "Latency, 95th percentile (ms), Latency, 99th percentile (ms)" in line
+
+
+def test_a_report_without_its_counts_is_refused(tmp_path: Path) -> None:
+    entry = {k: v for k, v in report("encoder")["routers"][0].items() if k != "n_groups"}
+    with pytest.raises(RouterError, match=r"report\.json: lacks n_groups"):
+        card(make_run(tmp_path, report={"routers": [entry]}), REPO)
 
 
 def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
@@ -69,8 +96,11 @@ def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
         "--runner pooling": {"encoder"},
         "PeftModel": {"decoder"},
         "--enable-lora --max-lora-rank 16": {"decoder"},
+        "--enable-auto-tool-choice --tool-call-parser hermes --generation-config vllm": {"decoder"},
         "Generated arguments": {"decoder"},
-        "from distill import load_router": set(KINDS),
+        "`terms.json` lists words": {"tfidf"},
+        "`tokenizer.json` lists": {"rnn"},
+        "load_router(pull(": set(KINDS),
         "Prompt injection": set(KINDS),
     }
     for mark, kinds in marks.items():
@@ -79,6 +109,28 @@ def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
     assert libraries["encoder"] == "sentence-transformers"
     assert libraries["decoder"] == "peft"
     assert libraries["rnn"] == "tool-router-distill"
+    pipelines = {kind: ModelCard(text).data.pipeline_tag for kind, text in cards.items()}
+    assert pipelines["encoder"] == "feature-extraction"
+    assert pipelines["decoder"] == "text-generation"
+    assert pipelines["rnn"] == "text-classification"
+
+
+@pytest.mark.parametrize(("rank", "served"), [(1, 1), (4, 8), (24, 32), (300, 320), (513, None)])
+def test_vllm_is_told_a_rank_that_it_takes(tmp_path: Path, rank: int, served: int | None) -> None:
+    run = make_run(tmp_path, "decoder")
+    write_json(run.router / "adapter_config.json", {"r": rank})
+    found = re.search(r"--max-lora-rank (\d+) ", card(run, REPO))
+    assert (int(found[1]) if found else None) == served
+
+
+@pytest.mark.parametrize("name", ["gpt2", "acme/tiny-lm"])
+def test_a_hub_name_is_the_base_of_every_command(tmp_path: Path, name: str) -> None:
+    changes = {"name": name, "origin": name, "revision": "it's v1"}
+    run = make_run(tmp_path, "decoder", manifest={"base_model": base_model("decoder", **changes)})
+    text = card(run, REPO)
+    assert ModelCard(text).data.base_model == name
+    assert f"vllm serve {name} --revision 'it'\"'\"'s v1' --enable-lora" in text
+    assert f'AutoModelForCausalLM.from_pretrained("{name}", revision="it\\u0027s v1")' in text
 
 
 def test_confidences_are_called_calibrated_only_when_they_are(tmp_path: Path) -> None:
@@ -89,21 +141,47 @@ def test_confidences_are_called_calibrated_only_when_they_are(tmp_path: Path) ->
 
 
 def test_the_base_model_and_its_licence_are_named(tmp_path: Path) -> None:
-    data = ModelCard(card(make_run(tmp_path / "hub", "decoder"), REPO)).data
-    assert (data.base_model, data.license) == ("acme/tiny-lm", "mit")
     packaged = ModelCard(card(make_run(tmp_path / "packaged", "encoder"), REPO))
-    assert (packaged.data.base_model, packaged.data.license) == ("acme/mini", "apache-2.0")
-    assert "[acme/mini](https://huggingface.co/acme/mini), as `packaged:minilm`" in packaged.text
+    minilm = "sentence-transformers/all-MiniLM-L6-v2"
+    assert (packaged.data.base_model, packaged.data.license) == (minilm, "apache-2.0")
+    assert f"[{minilm}](https://huggingface.co/{minilm}), as `packaged:minilm`" in packaged.text
+    assert "| Licence | apache-2.0 |" in packaged.text
     scratch = ModelCard(card(make_run(tmp_path / "scratch", "rnn"), REPO))
     assert (scratch.data.base_model, scratch.data.license) == (None, "apache-2.0")
     assert "none, trained from scratch" in scratch.text
 
 
-@pytest.mark.parametrize("name", ["/home/ann/models/mini", "~/mini", "./mini", "C:\\models\\mini"])
-def test_a_local_base_model_is_no_base_model_on_the_hub(tmp_path: Path, name: str) -> None:
-    base = {"name": name, "revision": None, "sha256": "b" * 64, "license": None}
-    run = make_run(tmp_path, "encoder", manifest={"base_model": base})
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_an_unknown_licence_is_called_unknown(tmp_path: Path, kind: str) -> None:
+    changes = {"name": "acme/mini", "origin": "acme/mini", "license": None}
+    base = base_model(kind, **changes)
+    text = card(make_run(tmp_path, kind, manifest={"base_model": base}), REPO)
+    assert ModelCard(text).data.license == "other"
+    assert "| Licence | unknown, see the base model |" in text
+    assert "apache" not in text
+
+
+def test_a_licence_that_the_hub_has_no_name_for_is_the_base_models(tmp_path: Path) -> None:
+    base = base_model("decoder", license="other")
+    text = card(make_run(tmp_path, "decoder", manifest={"base_model": base}), REPO)
+    assert ModelCard(text).data.license == "other"
+    assert "| Licence | other, see the base model |" in text
+
+
+def test_a_local_base_model_is_no_base_model_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "gpt2").mkdir()
+    base = pretrained.resolve(str(tmp_path / "gpt2")).describe()
+    run = make_run(tmp_path / "run", "encoder", manifest={"base_model": base})
     text = card(run, REPO)
+    assert ModelCard(text).data.base_model is None
+    assert "| Base model | gpt2 |" in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("name", ["/home/ann/models/mini", "~/mini", "./mini", "C:\\models\\mini"])
+def test_a_path_in_place_of_a_base_models_name_is_not_shown(tmp_path: Path, name: str) -> None:
+    base = {"name": name, "revision": None, "sha256": "b" * 64, "license": None}
+    text = card(make_run(tmp_path, "encoder", manifest={"base_model": base}), REPO)
     assert ModelCard(text).data.base_model is None
     assert f"mini, SHA-256 `{'b' * 64}`" in text
     assert name not in text
@@ -191,7 +269,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Record,
 @given(
     kind=st.sampled_from(KINDS),
     name=names,
-    license_name=st.none() | names,
+    base=st.fixed_dictionaries({"local": st.booleans(), "license": st.none() | names}),
     values=st.fixed_dictionaries(
         {
             "tool_accuracy": measured,
@@ -205,10 +283,10 @@ def test_no_name_and_no_missing_metric_breaks_a_card(
     records: dict[str, tuple[Record, Path]],
     kind: str,
     name: str,
-    license_name: str | None,
+    base: dict[str, Any],
     values: dict[str, Any],
 ) -> None:
-    base = {"name": name, "revision": name, "sha256": None, "license": license_name}
+    base = base | {"name": name, "revision": name, "sha256": None}
     dataset = manifest(kind)["dataset"] | {"source": {"name": name, "sha256": None}}
     hardware = {"cpu": name, "cores": None, "gpus": [name]}
     environment = manifest(kind)["environment"] | {"hardware": hardware, "git_commit": name}
@@ -216,6 +294,7 @@ def test_no_name_and_no_missing_metric_breaks_a_card(
     changed = {"run": name, "router": name, "teacher": teacher, "dataset": dataset}
     changed |= {"environment": environment, "base_model": base}
     nothing = {"no_call": None, "calibration": None, "latency_ms": None, "risk": None}
+    nothing |= {"n_examples": 1, "n_groups": 1}
     record, router = records[kind]
     record = replace(
         record,

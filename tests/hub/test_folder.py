@@ -11,6 +11,7 @@ import yaml
 
 from distill.errors import HubError, InputError, RouterError
 from distill.hub.folder import prepare
+from distill.routers.pretrained import resolve
 from distill.runs import RunDir, read_json, write, write_json
 
 from .factory import make_run, manifest, report
@@ -111,14 +112,21 @@ REFUSALS: dict[str, tuple[Callable[[RunDir], object], str]] = {
     "cut weights": (_weights(lambda b: b[:-4]), "not safetensors"),
     "long weights": (_weights(lambda b: b + b"more"), "not safetensors"),
     "header": (_weights(lambda b: struct.pack("<Q", 2**60) + b[8:]), "not safetensors"),
-    "a token": (
-        lambda run: write(run.config, f"note: hf_{'a1B2' * 8}"),
-        "config.yaml: holds what looks like a secret",
-    ),
-    "a password": (
-        lambda run: write(run.config, "note: see https://ann:secret@example.org/x"),
-        "config.yaml: holds what looks like a secret",
-    ),
+}
+
+# Made up, and put together here so that no scanner takes this file's for real.
+SECRETS = {
+    "Hugging Face": "hf_" + "a1B2" * 8,
+    "OpenAI": "sk-" + "proj-a1B2" * 4,
+    "GitHub": "ghp_" + "a1B2" * 9,
+    "GitHub, fine-grained": "github" + "_pat_" + "11ABCDEFG0" * 2 + "_" + "a1B2" * 10,
+    "AWS": "AKIA" + "IOSFODNN7EXAMPLE",
+    "Google": "AIza" + "Sy-a1_" * 5 + "B2c3d",
+    "Slack": "xoxb" + "-123456789012-" + "a1B2" * 6,
+    "a private key": "-----BEGIN " + "RSA PRIVATE KEY-----",
+    "a private key of no kind": "-----BEGIN " + "PRIVATE KEY-----",
+    "a web token": "eyJ" + "hbGciOiJIUzI1NiJ9.eyJ" + "zdWIiOiIxMjM0In0." + "a1-B2_c3d4",
+    "a password": "https://ann:" + "secret@example.org/x",
 }
 
 
@@ -137,6 +145,28 @@ def test_what_is_refused_is_named_in_one_line_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+@pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
+def test_a_secret_is_refused_and_not_repeated(tmp_path: Path, secret: str) -> None:
+    run = make_run(tmp_path / "run", "encoder")
+    write(run.config, f"note: see {secret}")
+    with pytest.raises(HubError, match=r"config\.yaml: holds what looks like a secret") as caught:
+        prepare(run, REPO, tmp_path / "out")
+    assert secret not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab.txt", "merges.txt", "spiece.model", "tokenizer.json", "terms.json"]
+)
+def test_words_of_the_training_conversations_are_searched_too(tmp_path: Path, name: str) -> None:
+    run = make_run(tmp_path / "run", "tfidf")
+    # As a TF-IDF vectorizer keeps it: in lower case.
+    words = f'{{"words": ["order", "{SECRETS["Hugging Face"].lower()}"]}}'
+    write(run.router / name, words)
+    with pytest.raises(HubError, match=f"{name}: holds what looks like a secret"):
+        prepare(run, REPO, tmp_path / "out")
+
+
 def test_every_missing_key_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     write_json(run.manifest, {"format": 1})
@@ -150,7 +180,7 @@ def test_no_path_of_this_machine_is_published(tmp_path: Path) -> None:
     home = "/home/ann/secret-project"
     kind = manifest("encoder")
     kind["dataset"]["source"]["name"] = f"{home}/traces.jsonl"
-    kind["base_model"] |= {"name": f"{home}/mini", "origin": "mini"}
+    kind["base_model"] |= {"name": f"{home}/mini", "origin": "mini", "local": True}
     config = {"kind": "encoder", "model": f"{home}/mini"}
     run = make_run(
         tmp_path / "run",
@@ -160,7 +190,7 @@ def test_no_path_of_this_machine_is_published(tmp_path: Path) -> None:
         router={"config": config, "base_model": {"name": f"{home}/mini"}},
     )
     write_json(run.router / "config.json", {"_name_or_path": f"{home}/mini", "layers": 6})
-    write_json(run.router / "tokenizer_config.json", {"name_or_path": f"{home}/mini"})
+    write_json(run.router / "tokenizer_config.json", {"name_or_path": "secret-project/mini"})
     out = tmp_path / "out"
     for path in prepare(run, REPO, out):
         assert b"secret-project" not in path.read_bytes(), path
@@ -185,20 +215,44 @@ def test_a_path_in_an_unforeseen_place_is_refused(tmp_path: Path) -> None:
         prepare(run, REPO, tmp_path / "out")
 
 
-def test_an_adapter_of_a_local_model_is_refused(
+@pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.parametrize("key", [True, False], ids=["recorded", "of an older run"])
+def test_an_adapter_of_a_local_model_is_refused_wherever_it_is_pushed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool, key: bool
+) -> None:
+    (tmp_path / "models" / "lm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    model = str(tmp_path / "models" / "lm") if absolute else "models/lm"
+    base = resolve(model).describe()
+    if not key:
+        del base["local"]
+    config = {"kind": "decoder", "model": model}
+    run = make_run(
+        tmp_path / "run", "decoder", manifest={"base_model": base}, router={"config": config}
+    )
+    (tmp_path / "models" / "lm").rmdir()
+    monkeypatch.chdir(tmp_path / "models")
+    with pytest.raises(HubError, match="nobody else could load it"):
+        prepare(run, REPO, tmp_path / "out")
+
+
+def test_a_folder_that_happens_to_be_named_like_the_base_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = {"name": "lm", "origin": "lm", "revision": None, "sha256": None, "license": None}
-    relative = tmp_path / "models" / "lm"
-    relative.mkdir(parents=True)
+    run = make_run(tmp_path / "run", "decoder")
+    (tmp_path / "acme" / "tiny-lm").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    for model in ("/home/ann/lm", "models/lm"):
-        config = {"kind": "decoder", "model": model}
-        run = make_run(
-            tmp_path / "run", "decoder", manifest={"base_model": base}, router={"config": config}
-        )
-        with pytest.raises(HubError, match="nobody else could load it"):
-            prepare(run, REPO, tmp_path / "out")
+    prepare(run, REPO, tmp_path / "out")
+    assert "base_model: acme/tiny-lm" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_licence_is_taken_over_only_where_the_run_knows_none(tmp_path: Path) -> None:
+    for kind, known in (("decoder", "mit"), ("encoder", "apache-2.0"), ("rnn", "apache-2.0")):
+        out = tmp_path / kind / "out"
+        prepare(make_run(tmp_path / kind / "run", kind), REPO, out, base_license="mit")
+        assert f"license: {known}\n" in (out / "README.md").read_text()
+        base = read_json(out / "manifest.json")["base_model"]
+        assert base is None or base["license"] == known
 
 
 def test_an_adapter_names_its_base_as_the_manifest_does(tmp_path: Path) -> None:

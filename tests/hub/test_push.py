@@ -7,12 +7,13 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+from huggingface_hub import ModelCard
 
 from distill.errors import HubError, RouterError
 from distill.hub.push import prepare, pull, push
 from distill.runs import RunDir
 
-from .factory import make_run
+from .factory import base_model, make_run
 from .fake_hub import TOKEN, FakeHub
 
 # huggingface_hub 2.4 uploads LFS files with httpx2's deprecated `data=`; users do not see it.
@@ -35,7 +36,7 @@ def published(hub: FakeHub, repo_id: str = REPO) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", ["tfidf", "encoder", "decoder"])
 def test_dry_run_push_and_pull_hold_the_same_bytes(hub: FakeHub, tmp_path: Path, kind: str) -> None:
     run = make_run(tmp_path / "run", kind)
-    prepare(run, REPO, tmp_path / "dry")
+    prepare(run, REPO, tmp_path / "dry", endpoint=hub.endpoint)
     url = push(run, REPO, endpoint=hub.endpoint)
     pulled = pull(REPO, tmp_path / "pulled", endpoint=hub.endpoint)
     assert url == f"{hub.endpoint}/{REPO}"
@@ -66,6 +67,75 @@ def test_nothing_goes_into_a_public_repository_unasked(hub: FakeHub, tmp_path: P
     assert len(repo.commits) == 1
     push(run, REPO, private=False, endpoint=hub.endpoint)
     assert len(repo.commits) == 2
+
+
+def test_a_private_repository_is_not_taken_for_a_public_one(hub: FakeHub, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    push(run, REPO, endpoint=hub.endpoint)
+    with pytest.raises(HubError, match="exists and is private; make it public on the hub"):
+        push(run, REPO, private=False, endpoint=hub.endpoint)
+    assert hub.repos[REPO].private
+    assert len(hub.repos[REPO].commits) == 2
+
+
+def licence(folder: Path) -> str:
+    return str(ModelCard.load(folder / "README.md").data.license)
+
+
+def test_the_base_models_licence_is_asked_of_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    hub.create("acme/tiny-lm", private=False, files={"README.md": b"---\nlicense: MIT\n---\n"})
+    base = base_model("decoder", revision=hub.repos["acme/tiny-lm"].head.oid)
+    run = make_run(tmp_path / "run", "decoder", manifest={"base_model": base})
+    prepare(run, REPO, tmp_path / "dry", endpoint=hub.endpoint)
+    push(run, REPO, endpoint=hub.endpoint)
+    assert licence(tmp_path / "dry") == "mit"
+    assert content(tmp_path / "dry") == published(hub)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"README.md": b"no head"},
+        {"README.md": b"---\nlanguage: en\n---\n"},
+        {"README.md": b"---\nlicense: [mit, '<b>']\n---\n"},
+        {"README.md": b"---\nlicense: 'say: <b>'\n---\n"},
+    ],
+)
+def test_a_base_model_that_states_no_licence(
+    hub: FakeHub, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    hub.create("acme/tiny-lm", private=False, files=files)
+    base = base_model("decoder", revision=None)
+    run = make_run(tmp_path / "run", "decoder", manifest={"base_model": base})
+    prepare(run, REPO, tmp_path / "dry", endpoint=hub.endpoint)
+    assert licence(tmp_path / "dry") == "other"
+
+
+@pytest.mark.parametrize("action", [401, 403, 404, 500, "drop", "hang", 200])
+def test_a_hub_that_does_not_tell_the_licence_stops_nothing(
+    hub: FakeHub, tmp_path: Path, action: int | str
+) -> None:
+    hub.fail("GET /api/models", action)
+    run = make_run(tmp_path / "run", "decoder")
+    prepare(run, REPO, tmp_path / "dry", endpoint=hub.endpoint, timeout=0.4)
+    assert licence(tmp_path / "dry") == "other"
+
+
+def test_without_a_network_the_licence_is_unknown(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    prepare(make_run(tmp_path / "run", "decoder"), REPO, tmp_path / "dry", endpoint=hub.endpoint)
+    assert licence(tmp_path / "dry") == "other"
+
+
+@pytest.mark.parametrize("kind", ["rnn", "encoder"])
+def test_a_dry_run_that_knows_the_licence_asks_nobody(
+    hub: FakeHub, tmp_path: Path, kind: str
+) -> None:
+    prepare(make_run(tmp_path / "run", kind), REPO, tmp_path / "dry", endpoint=hub.endpoint)
+    assert hub.requests == []
 
 
 def test_a_push_is_one_commit_and_the_same_push_again_is_none(hub: FakeHub, tmp_path: Path) -> None:

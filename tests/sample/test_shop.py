@@ -1,7 +1,9 @@
 """The shop: the same every time, rich enough, and `diff` sees every change."""
 
 import json
+import re
 
+from distill.sample.replay import load_conversations
 from distill.sample.shop import KEYS, TODAY, _dump, diff, open_shop, shop_state
 
 
@@ -55,10 +57,35 @@ def test_orders_make_sense() -> None:
     ).fetchall()
 
 
+# National numbers without the leading 0, in ranges that are kept free for fiction.
+FICTION = {
+    "44": r"7700900\d{3}",  # Ofcom
+    "49": r"(3023125|4066969|2214710|8999998)\d{3}",  # Bundesnetzagentur
+    "33": r"(19900|26191|46571)\d{4}",  # ARCEP
+    "46": r"(4062804|3139006|8465004)\d{2}",  # PTS
+    "353": r"2091\d{5}",  # ComReg
+}
+
+
 def test_people_cannot_be_reached() -> None:
-    rows = open_shop().execute("SELECT email FROM customers").fetchall()
+    rows = open_shop().execute("SELECT email, phone FROM customers").fetchall()
     assert all(row["email"].endswith(".example") for row in rows)
     assert len({row["email"] for row in rows}) == len(rows)
+    free = "|".join(rf"\+{code}{number}" for code, number in FICTION.items())
+    phones = [re.sub(r"\s", "", row["phone"]) for row in rows]
+    assert [phone for phone in phones if not re.fullmatch(free, phone)] == []
+
+
+def test_nobody_in_a_conversation_can_be_reached() -> None:
+    free = "|".join(rf"(\+{code}|0){number}" for code, number in FICTION.items())
+    for conversation in load_conversations():
+        domains = re.findall(r"@([\w-]+(?:\.[\w-]+)+)", conversation.model_dump_json())
+        assert all(domain.endswith(".example") for domain in domains), conversation.id
+        for turn in conversation.turns:
+            for _, arguments in turn.chosen:
+                phone = re.sub(r"[\s-]", "", arguments.get("phone", ""))
+                # A slip of the fingers is too short to ring, or goes on after a free number.
+                assert len(phone) < 7 or re.match(free, phone), conversation.id
 
 
 def test_diff_names_cells_new_rows_and_deleted_rows() -> None:

@@ -3,6 +3,7 @@
 import gzip
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,15 @@ TRACES = st.builds(
         st.none() | st.floats(allow_nan=False, width=32).filter(lambda x: abs(x) != float("inf")),
     ),
     usage=st.builds(Usage, COUNT, COUNT, COUNT, st.none() | st.floats(0, 1e9)),
+).flatmap(
+    lambda trace: st.sampled_from([None, (), _assistants(trace)]).map(
+        lambda decisions: replace(trace, decisions=decisions)
+    )
 )
+
+
+def _assistants(trace: Trace) -> tuple[int, ...]:
+    return tuple(i for i, message in enumerate(trace.messages) if message.role == "assistant")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +144,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
 AUDIO = {"type": "input_audio", "input_audio": {"data": ""}}
 ARGUMENTS = "messages[0].tool_calls[0].arguments"
 ORPHAN = "a tool result that answers no earlier call"
+LONG = "a whole number beyond 64 bits"
 DEEP_LINE = "the line: nested deeper than 64 levels"
 NOT_BARE = ("../t.json", "/etc/t.json", "a/t.json", "a\\t.json", ".", "..", "", "t\0", 7, ["t"])
 
@@ -193,6 +203,15 @@ REJECTED: dict[str, tuple[Any, str]] = {
         "tools_ref: beside a tools list that is not empty",
     ),
     "id": (row(id={"a": 1}), "id: neither text nor a number"),
+    "long number": (b'{"messages": [], "n": 123456789012345678901}', f"the line: {LONG}"),
+    "negative number": (b'{"messages": [], "n": [-9223372036854775809]}', f"the line: {LONG}"),
+    "very long number": (b'{"messages": [], "n": %s}' % (b"9" * 100), f"the line: {LONG}"),
+    "long argument": (
+        row(messages=[assistant('{"card": 123456789012345678901}')]),
+        f"{ARGUMENTS}: {LONG}",
+    ),
+    "verdict": (row(outcome={"success": "false"}), "outcome.success: neither true nor false"),
+    "decisions": (row(decisions=[0]), "decisions: not a list of positions of assistant messages"),
 } | {
     f"tools_ref {name!r}": (row(tools_ref=name), "tools_ref: not a bare file name")
     for name in NOT_BARE
@@ -256,11 +275,10 @@ def test_identity_and_group_fall_back_in_order(tmp_path):
         row(id="b", task_id="t"),
         row(id="c"),
         row(id=7, group=None),
-        row(),
     ]
     traces, _ = read_all(write_rows(tmp_path / "t.jsonl", *rows))
     assert [(t.id, t.group) for t in traces] == [
-        ("a", "g"), ("b", "t"), ("c", "c"), ("7", "7"), ("line-5", "line-5"),
+        ("a", "g"), ("b", "t"), ("c", "c"), ("7", "7"),
     ]  # fmt: skip
     assert [t.teacher for t in traces[:2]] == ["m", "unknown"]
     assert [t.source for t in traces[:2]] == ["s", "t.jsonl:2"]
@@ -296,25 +314,74 @@ def test_where_compares_top_level_keys_as_text(tmp_path):
     assert ids(ok="True") == []
 
 
+def asks(text: str, **keys: Any) -> dict[str, Any]:
+    return row(messages=[{"role": "user", "content": text}], **keys)
+
+
+def test_an_id_is_made_of_the_content_and_does_not_move_with_the_line(tmp_path):
+    """Splits are made by group, and a group without a name is the id."""
+    rows = [asks("One."), asks("Two."), asks("Two.", model="m")]
+    traces, _ = read_all(write_rows(tmp_path / "t.jsonl", *rows))
+    assert len({trace.id for trace in traces}) == 3
+    assert [trace.group for trace in traces] == [trace.id for trace in traces]
+    later, _ = read_all(write_rows(tmp_path / "t.jsonl", asks("New."), *rows))
+    assert [trace.id for trace in later[1:]] == [trace.id for trace in traces]
+
+
 def test_ids_are_unique_and_keep_their_group(tmp_path):
-    file = write_rows(tmp_path / "t.jsonl", row(id="a"), row(id="a"), row(id="a#2"), row(id="a"))
-    traces, rejected = read_all(file)
+    rows = [asks("1", id="a"), asks("2", id="a"), asks("3", id="a#2"), asks("4", id="a")]
+    traces, rejected = read_all(write_rows(tmp_path / "t.jsonl", *rows))
     assert not rejected
     assert [trace.id for trace in traces] == ["a", "a#2", "a#2#3", "a#4"]
     assert [trace.group for trace in traces] == ["a", "a", "a#2", "a"]
 
 
-def test_blank_lines_and_crlf_are_no_fault(tmp_path):
-    file = write_rows(tmp_path / "t.jsonl", b"", orjson.dumps(row()) + b"\r", b"   ", row(id="x"))
-    traces, rejected = read_all(file)
+def test_a_file_concatenated_with_itself_gives_each_trace_once(tmp_path):
+    rows = [asks("1", id="a"), asks("2", id="a"), asks("2"), asks("2", id="b")]
+    reordered = [dict(reversed(item.items())) for item in rows]
+    traces, rejected = read_all(write_rows(tmp_path / "t.jsonl", *rows, *reordered))
+    assert len(traces) == 4
+    assert rejected == [(4 + i, f"the same as line {i}, counted once") for i in range(1, 5)]
+
+
+def test_a_row_is_the_same_only_as_one_that_was_used(tmp_path):
+    bad = said(role="robot")
+    _, rejected = read_all(write_rows(tmp_path / "t.jsonl", row(), bad, bad))
+    assert {reason for _, reason in rejected} == {"messages[0].role: unknown role 'robot'"}
+
+
+def test_numbers_that_64_bits_hold_are_kept_to_the_digit(tmp_path):
+    numbers = [2**64 - 1, -(2**63), 1e20, 2**53 + 1]
+    text = "12345678901234567890123"
+    filled = assistant(orjson.dumps({"n": numbers, "text": text}).decode())
+    (trace,), rejected = read_all(write_rows(tmp_path / "t.jsonl", row(messages=[filled])))
     assert not rejected
-    assert [trace.id for trace in traces] == ["line-2", "x"]
+    assert trace.messages[0].calls[0].arguments == {"n": numbers, "text": text}
+
+
+def test_stated_decisions_are_read(tmp_path):
+    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    file = write_rows(tmp_path / "t.jsonl", row(messages=turn * 2, decisions=[3, 3]))
+    (trace,), rejected = read_all(file)
+    assert not rejected
+    assert trace.decisions == (3,)
+
+
+def test_blank_lines_and_crlf_are_no_fault(tmp_path):
+    crlf = orjson.dumps(row(id="crlf")) + b"\r"
+    traces, rejected = read_all(write_rows(tmp_path / "t.jsonl", b"", crlf, b"   ", row(id="x")))
+    assert not rejected
+    assert [(trace.id, trace.source) for trace in traces] == [
+        ("crlf", "t.jsonl:2"), ("x", "t.jsonl:4"),
+    ]  # fmt: skip
 
 
 def test_many_rows_share_one_catalogue(tmp_path):
     (tmp_path / "tools.json").write_bytes(orjson.dumps([{"name": "switch", "description": "d"}]))
     file = write_rows(
-        tmp_path / "t.jsonl", *[row(tools_ref="tools.json")] * 3, row(tools=[{"name": "b"}])
+        tmp_path / "t.jsonl",
+        *[row(tools_ref="tools.json", id=i) for i in range(3)],
+        row(tools=[{"name": "b"}]),
     )
     traces, rejected = read_all(file)
     assert not rejected
@@ -325,7 +392,7 @@ def test_many_rows_share_one_catalogue(tmp_path):
 
 def test_equal_tool_lists_are_held_once(tmp_path):
     lists = [[{"name": "a"}], [{"name": "b"}]]
-    rows = [row(tools=lists[i % 2]) for i in range(6)]
+    rows = [row(tools=lists[i % 2], id=i) for i in range(6)]
     traces, _ = read_all(write_rows(tmp_path / "t.jsonl", *rows))
     assert len({id(trace.tools) for trace in traces}) == 2
 

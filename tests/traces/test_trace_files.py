@@ -72,6 +72,27 @@ def test_zstd_files_with_skippable_frames(tmp_path):
     assert list(read_lines(file, 10)) == [(1, b"a\n"), (2, b"b\n")]
 
 
+def zstd_with_window(log: int, text: bytes) -> bytes:
+    """A frame of one raw block, made by hand: packing with such a window takes gigabytes."""
+    last_raw_block = ((len(text) << 3) | 1).to_bytes(3, "little")
+    return b"\x28\xb5\x2f\xfd\x00" + bytes([(log - 10) << 3]) + last_raw_block + text
+
+
+@pytest.mark.parametrize("log", [28, 31])
+def test_zstd_files_with_a_long_window(tmp_path, log):
+    """What `zstd --long=28` and up write."""
+    file = tmp_path / "long.zst"
+    file.write_bytes(zstd_with_window(log, b"a\nb\n"))
+    assert list(read_lines(file, 10)) == [(1, b"a\n"), (2, b"b\n")]
+
+
+def test_a_zstd_window_beyond_all_bounds_is_not_called_corrupt(tmp_path):
+    file = tmp_path / "longer.zst"
+    file.write_bytes(zstd_with_window(32, b"a\n"))
+    with pytest.raises(TraceError, match=r"memory.*pack it again without zstd's --long"):
+        list(read_lines(file, 10))
+
+
 @PACKINGS
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, packing):
     file = tmp_path / "bom"

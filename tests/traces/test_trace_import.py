@@ -7,8 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from distill.chat import parse_tools
 from distill.errors import TraceError
 from distill.traces import import_traces, read
+from distill.traces.catalogues import new_catalogues
 
 
 def row(**keys: Any) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def test_keys_that_filters_and_groups_need_survive_an_import(tmp_path, suffix):
 
 
 def test_an_import_can_replace_its_own_source(tmp_path):
-    file = write(tmp_path / "t.jsonl", row(id="a"), row(id="a"))
+    file = write(tmp_path / "t.jsonl", row(id="a"), row(id="a", model="m"))
     counts = import_traces(file, file)
     assert counts.notes == {"an id that came before: the line number is appended": 1}
     assert [trace.id for trace in read(file)] == ["a", "a#2"]
@@ -124,18 +126,62 @@ def test_an_import_can_replace_its_own_source(tmp_path):
     assert file.read_bytes() == first
 
 
+def shared_rows(count: int) -> list[dict[str, Any]]:
+    return [row(tools_ref="tools.json", id=i) for i in range(count)]
+
+
 def test_shared_catalogues_travel_with_the_traces(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     tools = [{"name": f"tool{i}", "description": "d" * 100} for i in range(50)]
     (here / "tools.json").write_bytes(orjson.dumps(tools))
-    source = write(here / "in.jsonl", *[row(tools_ref="tools.json")] * 20, row(tools=tools[:1]))
+    source = write(here / "in.jsonl", *shared_rows(20), row(tools=tools[:1]))
     import_traces(source, there / "out.jsonl")
     before = list(read(source))
     (here / "tools.json").unlink()
     assert [t.tools for t in read(there / "out.jsonl")] == [t.tools for t in before]
     (catalogue,) = there.glob("tools-*.json")
     assert (there / "out.jsonl").stat().st_size < 2 * catalogue.stat().st_size
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_import_that_fails_leaves_no_catalogue_behind(tmp_path, there):
+    """A catalogue that was there before is another trace file's and stays."""
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "tools.json").write_bytes(b'[{"name": "a"}]')
+    out = tmp_path / "out" / "t.jsonl"
+    if there:
+        import_traces(write(source / "t.jsonl", *shared_rows(1)), out)
+    before = sorted(out.parent.glob("*"))
+    lines = b"".join(orjson.dumps(item) + b"\n" for item in shared_rows(900))
+    cut = source / "cut.gz"
+    cut.write_bytes(gzip.compress(lines)[:-20])
+    with pytest.raises(TraceError, match="ends early"):
+        import_traces(cut, out)
+    assert sorted(out.parent.glob("*")) == before
+
+
+def test_a_catalogue_goes_when_the_traces_cannot_be_written_beside_it(tmp_path):
+    (tool,) = parse_tools([{"name": "a"}])
+
+    def fail_late() -> None:
+        with new_catalogues(tmp_path) as catalogues:
+            catalogues.name((tool,))
+            catalogues.write()
+            assert len(list(tmp_path.iterdir())) == 1
+            raise OSError
+
+    with pytest.raises(OSError):
+        fail_late()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeated_lines_are_counted_under_one_reason(tmp_path):
+    source = write(tmp_path / "in.jsonl", row(id=1), row(id=2), row(id=1), row(id=2))
+    counts = import_traces(source, tmp_path / "out.jsonl")
+    assert (counts.traces, counts.rejected) == (2, 2)
+    assert counts.reasons == {"the same as line N, counted once": 2}
 
 
 def test_hostile_reasons_do_not_grow_the_counts(tmp_path):

@@ -1,6 +1,7 @@
 """Logged requests and responses become conversations, whatever they were logged as."""
 
 import random
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.traces import import_traces, openai_log, read
+from distill.traces import ImportCounts, import_traces, openai_log, read
 from distill.types import Message, Outcome, ToolCall, ToolSpec, Trace, Usage
 
 TOOL = {"type": "function", "function": {"name": "switch", "description": "", "parameters": {}}}
@@ -129,6 +130,7 @@ def test_the_shapes_people_log_give_the_same_trace(tmp_path, shape):
                 Message("assistant", None, (ToolCall("switch", {"on": False}, "c1"),)),
             ),
             usage=Usage(100, 10, 1, None),
+            decisions=(1,),
         )
     ]
     assert traces[0].messages[1].calls[0].id == "c1"
@@ -162,6 +164,7 @@ def test_the_requests_of_a_conversation_become_one_trace(tmp_path):
     assert trace.messages[-1].content == "Done."
     assert (trace.id, trace.source) == ("lamp-r0", "log.jsonl:1")
     assert trace.usage == Usage(400, 40, 4, 10)
+    assert trace.decisions == (1, 3, 5, 7)
 
 
 def test_a_sum_with_an_unknown_part_is_unknown(tmp_path):
@@ -197,8 +200,10 @@ def test_interleaved_conversations_are_told_apart(tmp_path_factory, turns, seed,
 
 def test_equal_openings_do_not_swallow_each_other(tmp_path):
     """Two users say hello and are greeted alike; each goes on alone."""
-    opening = {"request": asked([user("Hello")]), "response": answered(says("Hi!"))}
-    rows = [opening, opening]
+    rows = [
+        {"request": asked([user("Hello")]), "response": answered(says("Hi!"), id=f"r{i}")}
+        for i in range(2)
+    ]
     for text in ("Lamp.", "Door."):
         history = [user("Hello"), says("Hi!"), user(text)]
         rows.append({"request": asked(history), "response": answered(says("Done."))})
@@ -269,6 +274,39 @@ def test_servers_that_repeat_the_name_in_every_chunk(tmp_path):
     assert trace.messages[1].calls == (ToolCall("switch", {"on": False}),)
 
 
+@pytest.mark.parametrize("index", [0, None])
+@pytest.mark.parametrize("arguments", ["", OFF])
+@pytest.mark.parametrize("ids", [("c1", "c2"), (None, None)])
+def test_parallel_calls_that_share_an_index_stay_apart(tmp_path, index, arguments, ids):
+    """Some servers send every call whole, under index 0 or none; ids or names tell them apart."""
+    answer = calls("c1", arguments)
+    chunks = stream(answered(answer))
+    head = chunks[1]["choices"][0]["delta"]["tool_calls"][0]
+    chunks = [chunks[0], *(deepcopy(chunks[1]) for _ in ids), *chunks[-2:]]
+    for chunk, call_id, name in zip(chunks[1:3], ids, ("switch", "other"), strict=True):
+        part = head | {"id": call_id, "function": {"name": name, "arguments": arguments}}
+        chunk["choices"][0]["delta"]["tool_calls"] = [part | {"index": index}]
+    (trace,), rejected = read_log(tmp_path, {"request": REQUEST, "response": chunks})
+    assert not rejected
+    filled = orjson.loads(arguments or "{}")
+    assert trace.messages[1].calls == (ToolCall("switch", filled), ToolCall("other", filled))
+    assert [call.id for call in trace.messages[1].calls] == list(ids)
+
+
+def test_servers_that_make_up_an_id_for_every_chunk(tmp_path):
+    chunks = stream(RESPONSE)
+    parts = [
+        part
+        for chunk in chunks
+        for choice in chunk["choices"]
+        for part in choice["delta"].get("tool_calls", ())
+    ]
+    for i, part in enumerate(parts):
+        part["id"] = f"made-up-{i}"
+    (trace,), _ = read_log(tmp_path, {"request": REQUEST, "response": chunks})
+    assert trace.messages[1].calls == (ToolCall("switch", {"on": False}),)
+
+
 def test_parallel_calls_are_assembled_from_interleaved_chunks(tmp_path):
     answer = calls("c1")
     answer["tool_calls"].append(calls("c2", '{"on": "yes"}')["tool_calls"][0])
@@ -318,7 +356,7 @@ def test_a_row_that_cannot_be_used_says_why(tmp_path, fault):
     change, reason = FAULTS[fault]
     good = {"request": asked([user("On.")]), "response": answered(says("Done."))}
     bad = {"request": REQUEST, "response": RESPONSE} | change
-    traces, rejected = read_log(tmp_path, good, bad, good)
+    traces, rejected = read_log(tmp_path, good, bad, good | {"id": "other"})
     assert rejected == [(2, reason)]
     assert len(traces) == 2
 
@@ -339,6 +377,142 @@ def test_of_several_choices_the_first_is_taken_and_noted(tmp_path):
     assert trace.messages[-1].content == "One."
     counts = import_traces(tmp_path / "log.jsonl", tmp_path / "out.jsonl")
     assert counts.notes == {"the response has several choices: the first is taken": 1}
+
+
+def counts_of(folder: Path, *rows: Any, **options: Any) -> ImportCounts:
+    (folder / "log.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return import_traces(folder / "log.jsonl", folder / "out.jsonl", **options)
+
+
+def test_a_malformed_call_costs_only_the_row_that_answered_with_it(tmp_path):
+    rows = exchanges("lamp", 4)
+    rows[1]["response"] = answered(calls("lamp-1", '{"on"'), id="lamp-r1")
+    for row in rows[2:]:
+        row["request"]["messages"][3] = calls("lamp-1", '{"on"')
+    (trace,), rejected = read_log(tmp_path, *rows)
+    assert rejected == [(2, "response.message.tool_calls[0].arguments: not JSON")]
+    assert trace.messages[3].calls == (ToolCall("switch", None),)
+    assert trace.decisions == (1, 5, 7)
+    note = "messages[].tool_calls[].arguments: not JSON, read as not filled"
+    assert counts_of(tmp_path, *rows).notes == {note: 2}
+
+
+def test_an_image_in_a_request_costs_no_row(tmp_path):
+    parts = [{"type": "text", "text": "Off."}, {"type": "image_url", "image_url": {"url": "x"}}]
+    row = {"request": asked([{"role": "user", "content": parts}]), "response": RESPONSE}
+    counts = counts_of(tmp_path, row)
+    assert counts.notes == {
+        "messages[].content[]: 'image_url' parts are not supported, left out": 1
+    }
+    (trace,) = read(tmp_path / "out.jsonl")
+    assert trace.messages[0].content == "Off."
+
+
+def decisions(traces: list[Trace]) -> list[str | None]:
+    return [trace.messages[i].content for trace in traces for i in trace.decisions or ()]
+
+
+def forked() -> list[dict[str, Any]]:
+    """One first turn and three answers to the second, as when a user regenerates."""
+    history = [user("Off."), says("Which?"), user("The lamp.")]
+    return [
+        {"request": asked(history[:1]), "response": answered(says("Which?"), id="r0")},
+        *(
+            {"request": asked(history), "response": answered(says(text), id=text)}
+            for text in ("One.", "Two.", "Three.")
+        ),
+    ]
+
+
+def test_every_logged_answer_is_one_decision_however_often_it_is_repeated(tmp_path):
+    traces, rejected = read_log(tmp_path, *forked())
+    assert not rejected
+    assert sorted(map(str, decisions(traces))) == ["One.", "Three.", "Two.", "Which?"]
+    assert [len(trace.messages) for trace in traces] == [4, 4, 4]
+
+
+def test_the_history_of_trimmed_requests_is_no_decision(tmp_path):
+    rows = []
+    history: list[Any] = []
+    for turn in range(6):
+        history = [*history, user(f"Question {turn}.")][-3:]
+        answer = says(f"Answer {turn}.")
+        rows.append({"request": asked(list(history)), "response": answered(answer, id=turn)})
+        history.append(answer)
+    traces, _ = read_log(tmp_path, *rows)
+    assert sorted(map(str, decisions(traces))) == [f"Answer {turn}." for turn in range(6)]
+
+
+def test_demonstrations_in_the_prompt_are_no_decisions(tmp_path):
+    shots = [user("On."), calls("shot"), result("shot"), says("Shown.")]
+    rows = [
+        {"request": asked([*shots, user(f"{i}.")]), "response": answered(says(f"{i}!"), id=i)}
+        for i in range(3)
+    ]
+    traces, _ = read_log(tmp_path, *rows)
+    assert decisions(traces) == ["0!", "1!", "2!"]
+
+
+def test_pieces_that_nothing_ties_together_are_noted_with_the_cure(tmp_path):
+    (note,) = counts_of(tmp_path, *forked()).notes.items()
+    assert note == (openai_log._UNTIED, 2)
+    assert "--group-by" in note[0]
+    told: list[str] = []
+    list(read(tmp_path / "log.jsonl", on_note=told.append))
+    assert told == [note[0]] * 2
+    rows = [row | {"session": "s"} for row in forked()]
+    counts = counts_of(tmp_path, *rows, group_by="session")
+    assert counts.notes == {openai_log._UNRECORDED: 2}
+    assert {trace.group for trace in read(tmp_path / "out.jsonl")} == {"s"}
+    assert not counts_of(tmp_path, *exchanges("lamp", 4)).notes
+
+
+def test_a_log_concatenated_with_itself_gives_each_decision_once(tmp_path):
+    rows = [*exchanges("lamp", 3), *forked(), {"input": [user("On.")], "output": says("Yes.")}]
+    once, _ = read_log(tmp_path, *rows)
+    twice, rejected = read_log(tmp_path, *rows, *rows)
+    assert twice == once
+    assert rejected == [
+        (len(rows) + i, f"the same as line {i}, counted once") for i in range(1, len(rows) + 1)
+    ]
+
+
+def test_a_conversation_without_an_id_has_one_made_of_its_content(tmp_path):
+    rows = [{"input": [user(text)], "output": says("Yes.")} for text in ("On.", "Off.")]
+    (first, second), _ = read_log(tmp_path, *rows)
+    assert first.id != second.id
+    traces, _ = read_log(tmp_path, {"input": [user("New.")], "output": says("Yes.")}, *rows)
+    assert [(t.id, t.group) for t in traces[1:]] == [(t.id, t.id) for t in (first, second)]
+
+
+def test_numbers_beyond_64_bits_in_the_usage_are_not_known(tmp_path):
+    rows = exchanges("lamp", 2)
+    for row in rows:
+        row["response"]["usage"] = {"prompt_tokens": 2**63, "completion_tokens": 2**53}
+        row["latency_ms"] = 2**64 - 1
+    counts_of(tmp_path, *rows)
+    (trace,) = read(tmp_path / "out.jsonl")
+    assert trace.usage == Usage(None, None, 2, None)
+
+
+def test_a_verdict_that_is_not_understood_rejects_the_row(tmp_path):
+    good, bad = ({"request": REQUEST, "response": RESPONSE, "id": i} for i in range(2))
+    _, rejected = read_log(tmp_path, good, bad | {"outcome": "failed"})
+    assert rejected == [(2, "outcome: neither true nor false")]
+
+
+def test_keys_on_which_the_rows_of_a_conversation_agree_survive_an_import(tmp_path):
+    rows = exchanges("lamp", 3)
+    for i, row in enumerate(rows):
+        row |= {"session": "s1", "toolset": "all", "number": i, "error": None, "decisions": "x"}
+    rows[1]["once"] = True
+    counts_of(tmp_path, *rows)
+    value = orjson.loads((tmp_path / "out.jsonl").read_bytes())
+    assert {"session": "s1", "toolset": "all"}.items() <= value.items()
+    assert not value.keys() & {"number", "once", "error", "request", "response"}
+    assert value["decisions"] == [1, 3, 5]
+    (trace,) = read(tmp_path / "out.jsonl", where={"toolset": "all"}, group_by="session")
+    assert (trace.id, trace.group) == ("lamp-r0", "s1")
 
 
 def test_an_imported_log_reads_back_as_the_same_traces(tmp_path):

@@ -18,7 +18,7 @@ from distill.config import TrainConfig
 from distill.errors import ConfigError, DatasetError
 from distill.routers.rnn import Gru
 from distill.runs import RunDir
-from distill.training import Parts, loop, train
+from distill.training import Parts, classify, logs, loop, sft, train
 from distill.training.loop import LengthBucketSampler, last_whole_checkpoint
 from distill.types import Decision
 
@@ -226,26 +226,83 @@ def test_the_best_checkpoint_is_what_is_kept(tmp_path):
     assert sum(hits) / len(hits) == pytest.approx(best["eval_accuracy"])
 
 
+SCORED = SimpleNamespace(
+    metric_for_best_model="eval_score", greater_is_better=True, save_strategy="steps"
+)
+LOST = SimpleNamespace(
+    metric_for_best_model="eval_loss", greater_is_better=False, save_strategy="steps"
+)
+
+
+def kept(args, metrics, errors, file=None) -> TrainerState:
+    """The state after evaluations; with a file, it is saved and read again after each."""
+    kind = loop.trainer_class(Trainer, lambda model, inputs: torch.empty(0))
+    trainer = kind.__new__(kind)
+    trainer.args, trainer.state = args, TrainerState()
+    for step, (metric, error) in enumerate(zip(metrics, errors, strict=True), 1):
+        line = {args.metric_for_best_model: metric, "eval_standard_error": error}
+        trainer.state.global_step = step
+        trainer.state.log_history.append(line | {"step": step})
+        trainer._determine_best_metric(line, None)
+        if file is not None:
+            trainer.state.save_to_json(str(file))
+            trainer.state = TrainerState.load_from_json(str(file))
+    return trainer.state
+
+
 @pytest.mark.parametrize(
-    ("scores", "kept"),
+    ("args", "metrics", "step"),
     [
-        ([0.70, 0.80, 0.77, 0.70], 3),  # the third is within 0.04 of the best, the last is not
-        ([0.70, 0.80, 0.90, 0.89], 4),
-        ([0.80, 0.77, 0.74, 0.71], 2),  # each is near the one before, but the best is the measure
-        ([0.90, 0.10, 0.10, 0.10], 1),
+        (SCORED, [0.70, 0.80, 0.77, 0.70], 3),  # the third is within 0.04 of the best, not the last
+        (SCORED, [0.70, 0.80, 0.90, 0.89], 4),
+        (SCORED, [0.80, 0.77, 0.74, 0.71], 2),  # each is near the one before; the best is measure
+        (SCORED, [0.90, 0.10, 0.10, 0.10], 1),
+        (LOST, [0.70, 0.50, 0.53, 0.60], 3),
+        (LOST, [0.70, 0.60, 0.50, 0.49], 4),
+        (LOST, [0.50, 0.53, 0.56, 0.52], 4),
+        (LOST, [0.10, 0.90, 0.90, 0.90], 1),
     ],
 )
-def test_the_latest_checkpoint_near_the_best_is_kept(scores, kept):
-    trainer = loop.trainer_class(Trainer).__new__(loop.trainer_class(Trainer))
-    trainer.args = SimpleNamespace(
-        metric_for_best_model="eval_score", greater_is_better=True, save_strategy="steps"
-    )
-    trainer.state = TrainerState()
-    for step, score in enumerate(scores, 1):
-        trainer.state.global_step = step
-        trainer._determine_best_metric({"eval_score": score, "eval_standard_error": 0.04}, None)
-    assert trainer.state.best_global_step == kept
-    assert trainer.state.best_metric == max(scores)
+def test_the_latest_checkpoint_near_the_best_is_kept(args, metrics, step):
+    state = kept(args, metrics, [0.04] * 4)
+    assert state.best_global_step == step
+    assert state.best_metric == (max if args.greater_is_better else min)(metrics)
+
+
+def test_near_is_what_was_near_at_the_best_evaluation(tmp_path):
+    for file in (None, tmp_path / "state.json"):
+        assert kept(SCORED, [0.8, 0.7], [0.01, 0.5], file).best_global_step == 1
+        assert kept(SCORED, [0.8, 0.7, 0.75], [0.2, 0.01, 0.01], file).best_global_step == 3
+
+
+def test_a_loss_that_is_no_number_ends_training_with_its_cure(tmp_path):
+    run = job(tmp_path)
+    fault = r"train\.learning_rate: at 1e\+30 training diverged by step \d+ .*nan.*; lower it"
+    with pytest.raises(ConfigError, match=fault):
+        train(rnn(learning_rate=1e30), run)
+    with pytest.raises(ConfigError, match=fault):  # what it left is not taken for a whole training
+        train(rnn(learning_rate=1e30), run)
+
+
+def test_turning_texts_into_tokens_counts_as_training(config_of, tmp_path, monkeypatch):
+    """As it does for a baseline, so that the times compare."""
+    for kind in ("rnn", "encoder", "decoder"):
+        now = [0.0]
+        monkeypatch.setattr(logs.time, "monotonic", lambda now=now: now[0])
+        module, name = {
+            "rnn": (classify, "render_text"),
+            "encoder": (classify, "encoder_text"),
+            "decoder": (sft, "completion"),
+        }[kind]
+        real = getattr(module, name)
+
+        def slow(*args, now=now, real=real):
+            now[0] += 1
+            return real(*args)
+
+        monkeypatch.setattr(module, name, slow)
+        trained = train(config_of(kind, epochs=1), job(tmp_path / kind))
+        assert trained.seconds >= len(PARTS.train)
 
 
 def tools_of(router, examples) -> list[Decision]:

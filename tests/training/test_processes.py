@@ -1,4 +1,8 @@
-"""Two processes under `accelerate launch` take the same steps as one, through the real CLI."""
+"""Two processes under `accelerate launch` take the same steps as one, through the real CLI.
+
+`accelerate launch --cpu --num_processes 2` starts one process (several on CPUs it leaves to MPI);
+`--multi_gpu` starts as many as it is told, on CPUs too where the environment says so.
+"""
 
 import os
 import socket
@@ -12,9 +16,11 @@ from safetensors.torch import load_file
 from small_shop import write_traces
 
 from distill.config import RunConfig, dump
+from distill.dataset import load_dataset
 from distill.routers import load_router
 from distill.runs import RunDir
 
+MICRO_BATCH = 4
 SCRIPT = str(Path(__file__).parents[2] / "scripts" / "train.py")
 
 
@@ -30,7 +36,7 @@ def runs(tmp_path_factory, config_of):
     folder = tmp_path_factory.mktemp("processes")
     traces = write_traces(folder / "traces.jsonl")
     # Dropout would draw other masks in each process; the tiny bases have none.
-    gru = config_of("rnn").model_copy(update={"dropout": 0.0})
+    gru = config_of("rnn", micro_batch=MICRO_BATCH).model_copy(update={"dropout": 0.0})
     config = RunConfig.model_validate(
         {
             "name": "job",
@@ -42,28 +48,26 @@ def runs(tmp_path_factory, config_of):
             "routers": {
                 "tfidf": {"kind": "tfidf"},
                 "rnn": gru.model_dump(),
-                "encoder": config_of("encoder").model_dump(),
-                "decoder": config_of("decoder").model_dump(),
+                "encoder": config_of("encoder", micro_batch=MICRO_BATCH).model_dump(),
+                "decoder": config_of("decoder", micro_batch=MICRO_BATCH).model_dump(),
             },
         }
     )
     file = folder / "config.yaml"
     file.write_text(dump(config))
-    launch = [
-        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())),
-    ]
+    launch = ["-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no"]
+    two = ["--multi_gpu", "--num_processes", "2", "--main_process_port", str(free_port())]
     found = {}
-    for name, start in {"one": [], "two": launch}.items():
+    for name, flags in {"one": ["--cpu"], "two": two}.items():
         done = subprocess.run(
-            [sys.executable, *start, SCRIPT, str(file), f"output={folder / name}"],
+            [sys.executable, *launch, *flags, SCRIPT, str(file), f"output={folder / name}"],
             timeout=300,
             capture_output=True,
             text=True,
             check=False,
             # A launcher's own choice of threads would only slow tiny tensors down.
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found[name] = {
@@ -79,11 +83,27 @@ def log(run: RunDir, key: str) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+def test_there_are_as_many_processes_as_asked_for(runs, kind):
+    assert set(log(runs["one"][kind], "processes")) == {1}
+    assert set(log(runs["two"][kind], "processes")) == {2}
+
+
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
 def test_two_processes_follow_the_same_curve(runs, kind):
     one, two = runs["one"][kind], runs["two"][kind]
     assert len(log(one, "loss")) >= 8
     assert log(two, "loss") == pytest.approx(log(one, "loss"), rel=1e-4)
-    assert log(two, "eval_loss") == pytest.approx(log(one, "eval_loss"), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+def test_two_processes_validate_the_same_rows(runs, kind):
+    """Also where they fill the last batches with copies, which must not count."""
+    one, two = runs["one"][kind], runs["two"][kind]
+    rows = len(load_dataset(one.path.parent / "dataset-s0").examples("validation"))
+    assert rows % (2 * MICRO_BATCH) != 0, "an even share would show nothing"
+    assert len(log(one, "eval_loss")) == 3
+    for key in ("eval_loss", "eval_standard_error"):
+        assert log(two, key) == pytest.approx(log(one, key), rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])

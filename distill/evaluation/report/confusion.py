@@ -1,7 +1,7 @@
 """Which decisions a router takes for which: the confusion of decisions as wholes.
 
-A decision is named by its multiset of tools (`get_order`, `a + b`, `2 × a`, `reply`). It knows
-nothing of plots.
+A decision is named by its multiset of tools (`get_order`, `a + b`, `2 × a`, `reply`). An example
+counts as often as the teacher decided it, as in every figure. It knows nothing of plots.
 """
 
 from collections import Counter
@@ -28,8 +28,7 @@ class Confusion:
 
 def mistakes(predictions: Sequence[Prediction], most: int) -> list[tuple[str, str, int]]:
     """The `most` frequent (teacher's decision, router's decision, times) that differ in tools."""
-    counts = Counter((_name(p.label), _name(p.decision)) for p in predictions)
-    wrong = [(a, b, n) for (a, b), n in counts.items() if a != b]
+    wrong = [(a, b, n) for (a, b), n in _counts(predictions).items() if a != b]
     return sorted(wrong, key=lambda item: (-item[2], item[0], item[1]))[:most]
 
 
@@ -38,22 +37,31 @@ def confusion(predictions: Sequence[Prediction], most: int) -> Confusion | None:
 
     Rows are among the labels, so that each has a total.
     """
+    counts = _counts(predictions)
     involved: Counter[str] = Counter()
-    for p in predictions:
-        label, decision = _name(p.label), _name(p.decision)
+    totals: Counter[str] = Counter()
+    for (label, decision), n in counts.items():
+        totals[label] += n
         if label != decision:
-            involved.update((label, decision))
+            involved[label] += n
+            involved[decision] += n
     if not involved:
         return None
     kept = sorted(involved, key=lambda name: (-involved[name], name))[:most]
-    counts = Counter((_name(p.label), _name(p.decision)) for p in predictions)
-    totals = Counter(_name(p.label) for p in predictions)
     rows = [name for name in kept if totals[name]]
     matrix = []
     for row in rows:
         cells = [counts[row, column] for column in kept]
         matrix.append([*cells, totals[row] - sum(cells)])
     return Confusion(rows, [*kept, OTHER], matrix)
+
+
+def _counts(predictions: Sequence[Prediction]) -> Counter[tuple[str, str]]:
+    """How often the teacher decided the first and the router the second."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for p in predictions:
+        counts[_name(p.label), _name(p.decision)] += round(p.weight)
+    return counts
 
 
 def _name(decision: Decision) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 MISSING = "–"
 """What stands for a figure that is not known."""
 
-Figure = Mapping[str, float] | None
+Figure = Mapping[str, float | None] | None
 
 
 def percent(share: float | None) -> str:
@@ -22,27 +22,47 @@ def value(figure: Figure) -> str:
 
 def interval(figure: Figure) -> str:
     """The interval of `{value, low, high}`, in percent without the sign: `88.9 to 93.1`."""
-    return "" if figure is None else f"{100 * figure['low']:.1f} to {100 * figure['high']:.1f}"
+    low, high = _ends(figure)
+    return "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def estimate(figure: Figure) -> str:
     """Value and interval: `91.2% [88.9 to 93.1]`."""
-    return MISSING if figure is None else f"{value(figure)} [{interval(figure)}]"
+    between = interval(figure)
+    return f"{value(figure)} [{between}]" if between else value(figure)
 
 
 def error(figure: Figure) -> str:
     """A calibration figure: `0.043 [0.031 to 0.058]`."""
     if figure is None:
         return MISSING
-    return f"{figure['value']:.3f} [{figure['low']:.3f} to {figure['high']:.3f}]"
+    between = error_interval(figure)
+    return f"{number(figure['value'])} [{between}]" if between else number(figure["value"])
 
 
-def points(difference: float) -> str:
+def error_interval(figure: Figure) -> str:
+    """The interval of a calibration figure: `0.031 to 0.058`."""
+    low, high = _ends(figure)
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def number(value: float | None) -> str:
+    """A figure that is no share, to three decimals."""
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def points(difference: float | None) -> str:
     """A difference of shares in percentage points, signed."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    return MISSING if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def p_value(p: float) -> str:
+def points_interval(low: float | None, high: float | None) -> str:
+    return MISSING if low is None else f"{points(low)} to {points(high)}"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -69,6 +89,11 @@ def count(number: float | None) -> str:
             scale = 1e3 if unit == "k" else size
             return f"{_significant(number / scale)}{unit}"
     return f"{number:.0f}" if number >= 100 or number == int(number) else _significant(number)
+
+
+def _ends(figure: Figure) -> tuple[float | None, float | None]:
+    """An interval's ends; None and None where the figure or its interval is not known."""
+    return (None, None) if figure is None else (figure["low"], figure["high"])
 
 
 def _significant(number: float) -> str:

@@ -12,9 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from distill.evaluation.buckets import TITLES
+from distill.evaluation.intervals import MIN_GROUPS
 from distill.evaluation.predictions import Prediction
 from distill.evaluation.report import formats, plots, words
 from distill.evaluation.report.confusion import mistakes
+from distill.evaluation.summary import agreement_of
 
 _MISTAKES = 10
 
@@ -31,7 +33,8 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
     environment.filters["breakable"] = _breakable
     routers = report["routers"]
     best = routers[0]
-    ceiling = report["teacher"]["self_agreement"]
+    agreement = agreement_of(report["teacher"])
+    with_whom = words.teacher(report)
     # The best router may give no confidence; calibration is then the next one's that does.
     confident = next((r for r in routers if r["calibration"]["ece"] is not None), None)
     wrong = mistakes(predictions[best["name"]], _MISTAKES)
@@ -44,11 +47,16 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
         title=words.title(report),
         findings=words.findings(report),
         caveats=words.caveats(report),
-        clear=words.clear,
+        words=words,
+        alike=len({words.measured(router) for router in routers}) == 1,
+        min_groups=MIN_GROUPS,
+        samples=min(router["latency_samples"] for router in routers),
+        agreement=agreement,
+        with_whom=with_whom,
         machines=[words.machine(m) for m in report["evaluation"]["hardware"]],
         mistakes=wrong,
-        accuracy=Markup(plots.accuracy_plot(routers, ceiling)),
-        latency=Markup(plots.latency_plot(routers, report["teacher"])),
+        accuracy=Markup(plots.accuracy_plot(routers, agreement, with_whom)),
+        latency=Markup(plots.latency_plot(routers, agreement, report["teacher"]["latency_ms"])),
         confusion=_markup(plots.confusion_plot(predictions[best["name"]])),
         reliability=_markup(plots.reliability_plot(predictions[confident["name"]]))
         if confident

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from distill.evaluation.metrics import calibration_bins, score
+from distill.evaluation.calibration import calibration_bins
+from distill.evaluation.metrics import score
 from distill.evaluation.predictions import Prediction
 from distill.evaluation.report.confusion import confusion
 from distill.render import cut
@@ -67,8 +68,8 @@ _STYLE: dict[Any, Any] = {
 Router = Mapping[str, Any]
 
 
-def accuracy_plot(routers: Sequence[Router], ceiling: float | None) -> str:
-    """Tool and call accuracy of each router with intervals, and the ceiling as a line."""
+def accuracy_plot(routers: Sequence[Router], agreement: float | None, with_whom: str) -> str:
+    """Tool and call accuracy with intervals; the line is the agreement of `with_whom`."""
     with _figure(0.9 + 0.42 * len(routers)) as (figure, axes):
         rows = np.arange(len(routers))
         for metric, offset, marker, label in (
@@ -85,21 +86,23 @@ def accuracy_plot(routers: Sequence[Router], ceiling: float | None) -> str:
                 markersize=5,
                 label=label,
             )
-        if ceiling is not None:
-            axes.axvline(
-                100 * ceiling, color=_INK, linestyle="--", linewidth=1, label="teacher with itself"
-            )
+        if agreement is not None:
+            axes.axvline(100 * agreement, color=_INK, linestyle="--", linewidth=1, label=with_whom)
         axes.set_yticks(rows, [_short(router["name"]) for router in routers])
         axes.set_ylim(len(routers) - 0.5, -0.5)
         ends = [*_ends(routers, "tool_accuracy"), *_ends(routers, "call_accuracy")]
-        axes.set_xlim(*_limits(ends if ceiling is None else [*ends, 100 * ceiling]))
+        axes.set_xlim(*_limits(ends if agreement is None else [*ends, 100 * agreement]))
         axes.grid(False, axis="y")
         axes.set_xlabel("decisions that match the teacher's, %")
         figure.legend(loc="outside upper left", ncols=1, fontsize=9, handlelength=1.6)
         return _svg(figure, "Accuracy of each router with 95% intervals")
 
 
-def latency_plot(routers: Sequence[Router], teacher: Mapping[str, Any]) -> str:
+def latency_plot(
+    routers: Sequence[Router],
+    agreement: float | None,
+    teacher_ms: Mapping[str, float] | None,
+) -> str:
     """Tool accuracy against median latency (log scale), and the teacher where its log says."""
     with _figure(3.3) as (figure, axes):
         figures = [router["tool_accuracy"] for router in routers]
@@ -111,20 +114,19 @@ def latency_plot(routers: Sequence[Router], teacher: Mapping[str, Any]) -> str:
         points = [
             (x, y, router["name"]) for x, y, router in zip(times, values, routers, strict=True)
         ]
-        lines = [
-            (x, 100 * f["low"], x, 100 * f["high"]) for x, f in zip(times, figures, strict=True)
-        ]
+        spans = [_span(f) for f in figures]
+        lines = [(x, low, x, high) for x, (low, high) in zip(times, spans, strict=True)]
         ends = _ends(routers, "tool_accuracy")
-        if teacher["self_agreement"] is not None:
-            ceiling = 100 * teacher["self_agreement"]
-            axes.axhline(ceiling, color=_INK, linestyle="--", linewidth=1)
-            ends.append(ceiling)
-            if teacher["latency_ms"]:
-                latency = teacher["latency_ms"]["p50"]
-                axes.plot([latency], [ceiling], "*", color=_INK, markersize=11)
-                points.insert(0, (latency, ceiling, "teacher"))
+        if agreement is not None:
+            level = 100 * agreement
+            axes.axhline(level, color=_INK, linestyle="--", linewidth=1)
+            ends.append(level)
+            if teacher_ms:
+                latency = teacher_ms["p50"]
+                axes.plot([latency], [level], "*", color=_INK, markersize=11)
+                points.insert(0, (latency, level, "teacher"))
                 times.append(latency)
-            lines.append((min(times) / 3, ceiling, max(times) * 3, ceiling))
+            lines.append((min(times) / 3, level, max(times) * 3, level))
         axes.set_xscale("log")
         axes.set_xlim(min(times) / 2.5, max(times) * 2.5)
         axes.set_ylim(*_limits(ends))
@@ -140,18 +142,23 @@ def latency_plot(routers: Sequence[Router], teacher: Mapping[str, Any]) -> str:
 
 
 def reliability_plot(predictions: Sequence[Prediction]) -> str | None:
-    """Accuracy in each confidence bin against the bin's mean confidence; point size by number."""
+    """Accuracy in each confidence bin against the bin's mean confidence; point size by number.
+
+    An example counts as often as the teacher decided it, as in the calibration error.
+    """
     scores = score(predictions)
-    bins = calibration_bins(scores.confidence)
+    bins = calibration_bins(scores.confidence, scores.weights)
     found = sorted(set(bins.tolist()) - {-1})
     if not found:
         return None
     members = [bins == b for b in found]
     with _figure(3.6) as (figure, axes):
         axes.plot([0, 100], [0, 100], color=_MUTED, linestyle="--", linewidth=1)
-        counts = np.array([m.sum() for m in members])
-        confidence = [100 * scores.confidence[m].mean() for m in members]
-        correct = [100 * scores.tool_correct[m].mean() for m in members]
+        counts = np.array([scores.weights[m].sum() for m in members])
+        confidence, correct = (
+            [100 * np.average(values[m], weights=scores.weights[m]) for m in members]
+            for values in (scores.confidence, scores.tool_correct)
+        )
         axes.plot(confidence, correct, color=_COLOURS[0], linewidth=1)
         axes.scatter(confidence, correct, s=14 + 70 * counts / counts.max(), color=_COLOURS[0])
         axes.set_xlim(-3, 103)
@@ -284,15 +291,27 @@ def _short(name: str) -> str:
     return cut("".join(c if c.isprintable() else "�" for c in name), _NAME_CHARS)
 
 
-def _errors(figures: Sequence[Mapping[str, float]]) -> Any:
-    """Distances (2, n) to the interval's ends, in percent."""
-    return 100 * np.array(
-        [[f["value"] - f["low"] for f in figures], [f["high"] - f["value"] for f in figures]]
+def _errors(figures: Sequence[Mapping[str, Any]]) -> Any:
+    """Distances (2, n) to the interval's ends, in percent; 0, so no bar, where it is not known."""
+    values = [100 * f["value"] for f in figures]
+    spans = [_span(f) for f in figures]
+    return np.array(
+        [
+            [value - low for value, (low, _) in zip(values, spans, strict=True)],
+            [high - value for value, (_, high) in zip(values, spans, strict=True)],
+        ]
     )
 
 
 def _ends(routers: Sequence[Router], metric: str) -> list[float]:
-    return [100 * router[metric][end] for router in routers for end in ("low", "high")]
+    return [end for router in routers for end in _span(router[metric])]
+
+
+def _span(figure: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval in percent; the figure itself at both ends where there is none."""
+    ends = (figure[end] if figure[end] is not None else figure["value"] for end in ("low", "high"))
+    low, high = (100 * end for end in ends)
+    return low, high
 
 
 def _limits(percents: Sequence[float]) -> tuple[float, float]:
@@ -310,7 +329,7 @@ def _label_points(
 ) -> None:
     """Write each point's name beside it, where it covers no point, no line and no earlier name.
 
-    `lines` (x0, y0, x1, y1) are the error bars and the ceiling, in data coordinates. Where no
+    `lines` (x0, y0, x1, y1) are the error bars and the agreement, in data coordinates. Where no
     spot is free, the name stands to the point's right.
     """
     figure.draw_without_rendering()  # settles the layout, and with it the data's place

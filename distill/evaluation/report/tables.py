@@ -15,6 +15,7 @@ from rich.text import Text
 
 from distill.evaluation.buckets import TITLES
 from distill.evaluation.report import formats, words
+from distill.evaluation.summary import agreement_of
 
 Report = Mapping[str, Any]
 
@@ -46,8 +47,12 @@ _SINGLE = {
     "parameters": ("parameters",),
     "trainable_parameters": ("trainable_parameters",),
     "train_seconds": ("train_seconds",),
-    "share_of_ceiling": ("share_of_ceiling",),
+    "latency_samples": ("latency_samples",),
+    "share_of_agreement": ("share_of_agreement",),
+    "ece_if_calibrated": ("calibration", "ece_if_calibrated"),
     "n_examples": ("n_examples",),
+    "n_distinct": ("n_distinct",),
+    "n_decisions": ("n_decisions",),
     "n_groups": ("n_groups",),
 }
 
@@ -85,12 +90,12 @@ def rows(report: Report) -> list[list[str]]:
 
 
 def teacher_row(teacher: Mapping[str, Any]) -> list[str]:
-    """The teacher's line: its agreement with itself is the ceiling of tool accuracy."""
+    """The teacher's line: for tool accuracy, how often two answers to one context agree."""
     name = f"teacher ({teacher['name']})" if teacher["name"] else "teacher"
     latency = (teacher["latency_ms"] or {}).get("p50")
-    ceiling = formats.percent(teacher["self_agreement"])
+    agreement = formats.percent(agreement_of(teacher))
     dashes = [formats.MISSING] * 2
-    return [name, ceiling, *dashes, formats.milliseconds(latency), *[formats.MISSING] * 3]
+    return [name, agreement, *dashes, formats.milliseconds(latency), *[formats.MISSING] * 3]
 
 
 def to_csv(report: Report) -> str:
@@ -114,7 +119,7 @@ def to_csv(report: Report) -> str:
         {
             "name": "teacher",
             "kind": "teacher",
-            "tool_accuracy": report["teacher"]["self_agreement"],
+            "tool_accuracy": agreement_of(report["teacher"]),
             "latency_ms_p50": latency.get("p50"),
             "latency_ms_p95": latency.get("p95"),
         }
@@ -128,20 +133,26 @@ def to_markdown(report: Report) -> str:
         f"# {markdown(words.title(report))}",
         "\n".join(f"- {markdown(sentence)}" for sentence in words.findings(report)),
         "## Routers",
-        "Value and 95% interval. The teacher's tool accuracy is its agreement with itself.",
+        "Value and 95% interval. Under tool accuracy, the teacher's line says how often two "
+        f"answers to one context agree ({words.teacher(report)}).",
         _grid([_HEADINGS, *rows(report)]),
         _grid(
             [
-                ["Router", "Reply precision", "Reply recall", "ECE", "Brier", "p95", "p99"],
+                [
+                    *("Router", "Reply precision", "Reply recall"),
+                    *("ECE", "ECE if calibrated", "Brier", "p95", "p99", "Timed"),
+                ],
                 *(
                     [
                         router["name"],
                         formats.estimate(router["no_call"]["precision"]),
                         formats.estimate(router["no_call"]["recall"]),
                         formats.error(router["calibration"]["ece"]),
+                        formats.number(router["calibration"]["ece_if_calibrated"]),
                         formats.error(router["calibration"]["brier"]),
                         formats.milliseconds(router["latency_ms"]["p95"]),
                         formats.milliseconds(router["latency_ms"]["p99"]),
+                        str(router["latency_samples"] or formats.MISSING),
                     ]
                     for router in report["routers"]
                 ),
@@ -164,16 +175,21 @@ def markdown(text: str) -> str:
 
 
 def _paired_rows(pairs: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    heading = ["Metric", "A", "B", "A − B, points", "95% interval", "p", "p (Holm)"]
+    heading = [
+        *("Metric", "A", "B", "A − B, points", "95% interval"),
+        *("by seed", "p", "p (Holm)", "Verdict"),
+    ]
     return [heading] + [
         [
             pair["metric"].replace("_", " "),
             pair["a"],
             pair["b"],
             formats.points(pair["difference"]),
-            f"{formats.points(pair['low'])} to {formats.points(pair['high'])}",
+            formats.points_interval(pair["low"], pair["high"]),
+            words.by_seed(pair),
             formats.p_value(pair["p_value"]),
             formats.p_value(pair["p_value_holm"]),
+            words.verdict(pair),
         ]
         for pair in pairs
     ]
@@ -190,7 +206,8 @@ def _bucket_rows(
             found = (b for b in router["by_bucket"][dimension] if b["bucket"] == name)
             bucket = next(found, None)
             row.append(
-                f"{formats.estimate(bucket['tool_accuracy'])} (n={bucket['n']})"
+                f"{formats.estimate(bucket['tool_accuracy'])} "
+                f"(n={bucket['n']}, {bucket['n_groups']} groups)"
                 if bucket
                 else formats.MISSING
             )

@@ -1,0 +1,79 @@
+"""LoRA on a base model through PEFT, and what a base model must have for a config to fit it."""
+
+import re
+from typing import Any, cast
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.config import EncoderConfig, LoraConfig
+from distill.errors import ConfigError, ModelError
+
+
+def adapted(
+    model: nn.Module, config: LoraConfig, *, targets: str | list[str] | None = None, **extra: Any
+) -> PeftModel:
+    """The model with a fresh LoRA; its own weights are frozen.
+
+    Args:
+        targets: in place of the config's `targets`.
+        extra: further arguments of PEFT's config.
+
+    Raises:
+        ConfigError: `lora.targets` names no layer of the model, or one that takes no LoRA.
+    """
+    # PEFT changes the model in place, so what there is to choose from is asked for before.
+    names = sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and not name.endswith("head")
+        }
+    )
+    settings = PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules=config.targets if targets is None else targets,
+        **extra,
+    )
+    try:
+        return cast(PeftModel, get_peft_model(cast(Any, model), settings))
+    except (ValueError, re.error) as error:
+        raise ConfigError(
+            "lora.targets",
+            f"{config.targets!r} names no layer that takes LoRA ({str(error).splitlines()[0]})",
+            f"use all-linear, or some of: {', '.join(names)}",
+        ) from None
+
+
+def require_fit(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig
+) -> None:
+    """Check that texts of the config's length can be read, in batches.
+
+    Raises:
+        ModelError: the tokenizer has no padding token.
+        ConfigError: `max_tokens` is more than the model has positions for.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ModelError(config.model, "its tokenizer has no padding token", "use another encoder")
+    limit = _positions(encoder)
+    if limit is not None and config.max_tokens > limit:
+        raise ConfigError(
+            "max_tokens",
+            f"{config.model} reads at most {limit} tokens, not {config.max_tokens}",
+            f"use {limit} or fewer",
+        )
+
+
+def _positions(encoder: PreTrainedModel) -> int | None:
+    """Rows of the table of absolute positions; None for a model that knows none."""
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its like count positions from after the padding row.
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - first
+    return None
