@@ -130,8 +130,8 @@ def test_an_edited_tool_is_refused(saved, copy):
 
 
 def test_another_format_is_refused(saved, copy):
-    change(copy, format=2)
-    assert_refused(copy, "format 2, this version reads 1")
+    change(copy, format=1)
+    assert_refused(copy, "format 1, this version reads 2")
 
 
 def test_unknown_settings_are_refused(saved, copy):
