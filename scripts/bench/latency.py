@@ -7,10 +7,12 @@ then in batches. `reads` is what the router itself reads, in its own tokens; the
 tools' signatures besides the conversation. How long a decoder takes follows from what it writes,
 so it is measured twice: writing as much as the dataset's median reply, and as its median call.
 
-The last column is p50 over that of the encoder at the shortest conversation.
+The last column is p50 over that of the encoder at the shortest conversation. A percentile that the
+samples are too few for (p99 of fewer than 100) is left out. All routers take half an hour on two
+cores, nearly all of it the decoder's.
 
 Example:
-    python scripts/bench/latency.py --routers tfidf rnn encoder decoder --samples 40
+    python scripts/bench/latency.py --routers tfidf rnn encoder --samples 200
 """
 
 import argparse
@@ -38,7 +40,7 @@ from distill.config import (
     TfidfConfig,
 )
 from distill.errors import InputError
-from distill.evaluation.latency import measure
+from distill.evaluation.latency import measure, supported
 from distill.progress import silent
 from distill.render import completion, render_text
 from distill.routers import load_router, pretrained
@@ -180,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--routers", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--tokens", nargs="+", type=int, default=[64, 256, 512])
-    parser.add_argument("--samples", type=int, default=40, help="decisions timed one at a time")
+    parser.add_argument("--samples", type=int, default=100, help="decisions timed one at a time")
     parser.add_argument("--batch", type=int, default=16, help="decisions in a batch")
     parser.add_argument("--dataset", type=Path, help="a dataset folder (default: the sample)")
     parser.add_argument("--encoder", default="packaged:minilm", help="its base model")
@@ -201,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in kinds:
             for name, router in bench.routers(kind, max(args.tokens)).items():
                 for tokens, asked in contexts.items():
-                    timing = measure(router, asked, args.samples, args.batch)
+                    timing = supported(measure(router, asked, args.samples, args.batch))
                     row = {
                         "router": name,
                         "context_tokens": tokens,
@@ -217,11 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    p50, p95, p99 = (row["latency_ms"][key] for key in ("p50", "p95", "p99"))
+    found = (row["latency_ms"][key] for key in ("p50", "p95", "p99"))
+    p50, p95, p99 = ("–" if ms is None else f"{ms:.1f}" for ms in found)
     ratio = "" if row["ratio"] is None else f"{row['ratio']:>6.2f}"
     return (
         f"{row['router']:<22} {row['context_tokens']:>7} {row['reads'] or '':>6}"
-        f" {p50:>7.1f} {p95:>7.1f} {p99:>7.1f} {row['decisions_per_s']:>10.1f} {ratio}"
+        f" {p50:>7} {p95:>7} {p99:>7} {row['decisions_per_s']:>10.1f} {ratio}"
     )
 
 
