@@ -187,10 +187,10 @@ class EncoderConfig(Config):
     revision: str | None = None
     """Commit or tag on the hub."""
     render: RenderConfig = RenderConfig(order="newest_first")
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = TrainConfig(learning_rate=2e-3)
     lora: LoraConfig = LoraConfig()
     head_learning_rate: float = Field(2e-3, gt=0)
-    """Peak learning rate of the freshly initialised head."""
+    """Peak learning rate of the head."""
     max_tokens: int = Field(192, ge=16)
     """Tokens read of each context."""
 
