@@ -27,7 +27,7 @@ from transformers import (
 
 from distill.chat import parse_call
 from distill.config import DecoderConfig
-from distill.errors import ModelError
+from distill.errors import ModelError, RouterError
 from distill.render import Chat, fit, render_chat
 from distill.routers import pretrained
 from distill.routers.devices import device, dtype
@@ -225,8 +225,15 @@ class DecoderRouter:
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def save(self, path: Path) -> None:
-        """Write the adapter (not the base), the tokenizer and the chat template."""
-        assert isinstance(self.model, PeftModel), "a merged adapter cannot be saved as one"
+        """Write the adapter (not the base), the tokenizer and the chat template.
+
+        Raises:
+            RouterError: the router was loaded, which merged its adapter into the base.
+        """
+        if not isinstance(self.model, PeftModel):
+            raise RouterError(
+                path, "a loaded decoder has no adapter apart from its base", "copy its folder"
+            )
         base = self.file.base_model or {}
         for adapter in self.model.peft_config.values():
             # PEFT records where the base lay on this machine; a reader needs its public name.

@@ -27,7 +27,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from distill.config import TrainConfig
 from distill.errors import ConfigError, DatasetError, RouterError
 from distill.routers import devices
-from distill.runs import RunDir, read_json
+from distill.runs import RunDir, read_json, write_json
 from distill.training.job import Job
 from distill.training.logs import RunLog, run_of_its_own, tensorboard
 
@@ -196,17 +196,24 @@ def optimizer(model: nn.Module, config: TrainConfig, head: float | None = None) 
 
 
 def last_whole_checkpoint(run: RunDir) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    """The newest checkpoint that was written to its end; half-written ones are removed.
+
+    Its record of where the best one lies is an absolute path, mended here if the run was moved.
+    """
     while run.checkpoints.is_dir():
         newest = get_last_checkpoint(str(run.checkpoints))
         if newest is None:
             break
         try:
-            read_json(Path(newest) / _STATE)  # transformers writes it last
+            state = read_json(Path(newest) / _STATE)  # transformers writes it last
         except RouterError:
             shutil.rmtree(newest)
-        else:
-            return Path(newest)
+            continue
+        if best := state.get("best_model_checkpoint"):
+            here = str(run.checkpoints / Path(best).name)
+            if here != best:
+                write_json(Path(newest) / _STATE, state | {"best_model_checkpoint": here})
+        return Path(newest)
     return None
 
 

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from small_shop import job, losses, write_traces
 
 from distill.config import RunConfig, dump
+from distill.runs import RunDir, read_json
 from distill.training import train
+from distill.training.loop import last_whole_checkpoint
 
 KINDS = ["rnn", "encoder", "decoder"]
 
@@ -62,6 +64,18 @@ def test_a_killed_training_goes_on_exactly(config_of, unbroken, tmp_path, kind, 
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds)
+
+
+def test_a_killed_training_may_be_moved(config_of, tmp_path):
+    """transformers records the best checkpoint's absolute path, and forgets it where that fails."""
+    with pytest.raises(Killed):
+        train(config_of("rnn"), job(tmp_path / "before", progress=kill_at(10)))
+    (tmp_path / "before").rename(tmp_path / "after")
+    newest = last_whole_checkpoint(RunDir(tmp_path / "after"))
+    assert newest is not None
+    best = Path(read_json(newest / "trainer_state.json")["best_model_checkpoint"])
+    assert best.parent == newest.parent
+    assert (best / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("kind", KINDS)
