@@ -94,7 +94,7 @@ def build(
 
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Train the routers of a config; a killed run goes on from its last checkpoint.
+    """Train and calibrate a config's routers; a killed run goes on from its last checkpoint.
 
     Example: `distill train configs/run/decoder.yaml routers.decoder.train.epochs=1`
 
@@ -104,7 +104,8 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 
     job = configs.load(config, overrides or ())
     main = int(os.environ.get("RANK", "0")) == 0
-    plan = [step for step in pipeline.steps(job) if step.name.startswith(("dataset", "train"))]
+    kinds = ("dataset", "train", "calibrate") if main else ("dataset", "train")
+    plan = [step for step in pipeline.steps(job) if step.name.startswith(kinds)]
     with Display(err if main else Console(quiet=True), [step.cost for step in plan]) as display:
         for step in plan:
             display.step(step.name)
@@ -113,6 +114,31 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
         for seed in job.seeds:
             for router in job.routers:
                 _say(str(pipeline.run_dir(job, router, seed).path))
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(help="At most this share wrong among decisions taken; may be repeated."),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Probability with which that may fail.")
+    ] = None,
+) -> None:
+    """Fit a router's confidences and thresholds on the calibration part; shows what they promise.
+
+    Example: `distill calibrate runs/quickstart/encoder-s0 --alpha 0.05 --alpha 0.1 --delta 0.1`
+    """
+    from distill import pipeline  # noqa: PLC0415
+    from distill.evaluation.report import promises  # noqa: PLC0415
+    from distill.runs import RunDir  # noqa: PLC0415
+
+    with Display(err) as display:
+        file = pipeline.recalibrate(RunDir(run), alpha, delta, display)
+    _show(promises(file.thresholds))
+    _say(str(RunDir(run).router / "router.json"))
 
 
 @app.command()

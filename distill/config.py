@@ -237,6 +237,17 @@ class EvaluationConfig(Config):
     """Evaluate at most this many test examples, whole groups drawn by the seed; null takes all."""
 
 
+class RiskConfig(Config):
+    """What a router may get wrong where it decides alone (`distill.evaluation.risk`)."""
+
+    alphas: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.05, 0.1, 0.2], min_length=1)
+    """Shares of wrong decisions among those taken locally; each gets a threshold of its own."""
+    delta: float = Field(0.1, gt=0, lt=1)
+    """Probability with which a threshold may fail its promise."""
+    max_examples: int | None = Field(None, ge=1)
+    """Decide at most this many calibration examples, whole groups drawn by the seed."""
+
+
 class RunConfig(Config):
     """One job: traces -> dataset -> trained routers -> one comparison."""
 
@@ -251,6 +262,7 @@ class RunConfig(Config):
     """The routers to train and compare, by name (no dots: overrides divide keys by them)."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([0], min_length=1)
     """Each seed makes its own split and its own training of every router."""
+    risk: RiskConfig = RiskConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
     """Where training metrics go besides `log.jsonl`."""

@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,10 @@ from distill.dataset.parts import Part
 from distill.dataset.source import SAMPLE, is_unchanged
 from distill.dataset.vote import repeated, vote
 from distill.errors import ConfigError, DatasetError
+from distill.evaluation import predictions
+from distill.evaluation.predictions import Prediction
 from distill.progress import Progress
+from distill.routers.folder import RouterFile, read_router_file
 from distill.runs import RunDir, environment, new_file, new_folder, read_json, write, write_json
 from distill.traces import read
 from distill.traces.rows import LineTally
@@ -77,6 +80,9 @@ def steps(config: RunConfig) -> list[Step]:
     def train(router: str, seed: int) -> Callable[[Progress], object]:
         return lambda progress: train_router(config, router, seed, progress)
 
+    def calibrate(router: str, seed: int) -> Callable[[Progress], object]:
+        return lambda progress: calibrate_run(run_dir(config, router, seed), progress)
+
     def evaluate(router: str, seed: int) -> Callable[[Progress], object]:
         return lambda progress: ensure_evaluated(run_dir(config, router, seed), progress)
 
@@ -88,6 +94,7 @@ def steps(config: RunConfig) -> list[Step]:
             cost = _TRAIN_COST[settings.kind]
             plan.append(Step(f"train {run}", cost, train(router, seed)))
             cost = _EVALUATE_COST[settings.kind]
+            plan.append(Step(f"calibrate {run}", cost / 2, calibrate(router, seed)))
             plan.append(Step(f"evaluate {run}", cost, evaluate(router, seed)))
     plan.append(Step("compare", 3, lambda _: compare_all(config)))
     return plan
@@ -269,7 +276,7 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
         if state.is_main_process:
             with new_folder(run.router) as folder:
                 trained.router.save(folder)
-            for stale in (run.report, run.predictions):
+            for stale in (run.report, run.predictions, run.calibration):
                 stale.unlink(missing_ok=True)
             write_json(run.manifest, _manifest(single, dataset, trained, state.num_processes))
             shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -329,6 +336,8 @@ def _begin(run: RunDir, single: RunConfig, dataset: Dataset) -> None:
     before = configs.load(run.config) if run.config.is_file() else None
     if before is not None and before.evaluation != single.evaluation:
         run.report.unlink(missing_ok=True)  # it is to be measured in another way
+    if before is not None and before.risk.max_examples != single.risk.max_examples:
+        run.calibration.unlink(missing_ok=True)
     if before != single:
         write(run.config, configs.dump(single))
     if not run.whole:
@@ -336,8 +345,9 @@ def _begin(run: RunDir, single: RunConfig, dataset: Dataset) -> None:
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    """What a trained router depends on: all but where it lies and how it is measured or watched."""
-    return config.model_dump(mode="json", exclude={"output", "evaluation", "trackers"})
+    """What a trained router's weights depend on: all but where it lies, its thresholds, and how it
+    is measured or watched."""
+    return config.model_dump(mode="json", exclude={"output", "risk", "evaluation", "trackers"})
 
 
 def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int) -> dict[str, Any]:
@@ -366,6 +376,92 @@ def ensure_evaluated(run: RunDir, progress: Progress) -> None:
         evaluate_run(run, progress)
 
 
+def calibrate_run(run: RunDir, progress: Progress) -> RouterFile:
+    """Fit a run's calibration and thresholds into its `router.json`, and return what that holds.
+
+    The calibration part is decided once, with raw confidences; other alphas are fitted on the
+    same decisions. A report that the change makes untrue is written anew, or removed.
+
+    Raises:
+        RouterError: the run is not whole.
+        DatasetError: the dataset it was trained on is gone or has changed.
+        ConfigError: `risk.max_examples` holds no whole group.
+    """
+    from distill.evaluation.calibrate import fit_calibration  # noqa: PLC0415
+    from distill.evaluation.compare import reported_again  # noqa: PLC0415
+    from distill.evaluation.risk import fit_thresholds  # noqa: PLC0415
+
+    run.require_whole()
+    single = configs.load(run.config)
+    before = read_router_file(run.router)
+    made = _calibration_part(run, single, progress)
+    calibration = fit_calibration(made)
+    thresholds = () if calibration is None else fit_thresholds(made, calibration, single.risk)
+    after = replace(before, calibration=calibration, thresholds=tuple(thresholds))
+    if after != before:
+        after.save(run.router)
+        if after.calibration != before.calibration:
+            run.report.unlink(missing_ok=True)
+        elif run.report.is_file():
+            write_json(run.report, reported_again(run, single.evaluation))
+    return after
+
+
+def recalibrate(
+    run: RunDir, alphas: list[float] | None, delta: float | None, progress: Progress
+) -> RouterFile:
+    """`calibrate_run` for other alphas and another delta, which the run's config keeps.
+
+    Errors as `calibrate_run`, and ConfigError for shares that are none.
+    """
+    run.require_whole()
+    values = configs.load(run.config).model_dump(mode="json")
+    if alphas:
+        values["risk"]["alphas"] = alphas
+    if delta is not None:
+        values["risk"]["delta"] = delta
+    write(run.config, configs.dump(configs.parse(values, "command line", RunConfig)))
+    return calibrate_run(run, progress)
+
+
+def _calibration_part(run: RunDir, single: RunConfig, progress: Progress) -> list[Prediction]:
+    """The router's raw decisions on the calibration part, decided now or before."""
+    from distill.evaluation.evaluate import limited, predict  # noqa: PLC0415
+    from distill.routers.load import load_as  # noqa: PLC0415
+
+    if run.calibration.is_file():
+        return predictions.load(run.calibration)
+    (seed,) = single.seeds
+    examples = _dataset_of(run, single).examples("calibration")
+    if not examples:
+        log.warning("%s: no calibration part, so no thresholds (data.split)", run.path.name)
+        return []
+    examples = limited(examples, single.risk.max_examples, seed, "risk.max_examples")
+    # Whatever an earlier fit left is put aside: a calibration is fitted to raw confidences.
+    file = replace(read_router_file(run.router), calibration=None)
+    router = load_as(run.router, file)
+
+    def decided(done: int, total: int) -> None:
+        progress(f"calibrating {run.path.name}", done, total)
+
+    made = predict(router, examples, single.evaluation.batch_size, decided)
+    predictions.save(run.calibration, made)
+    return made
+
+
+def _dataset_of(run: RunDir, single: RunConfig) -> Dataset:
+    """The dataset that a whole run was trained on.
+
+    Raises:
+        DatasetError: it is gone or has changed.
+    """
+    (seed,) = single.seeds
+    dataset = load_dataset(run.path.resolve().parent / dataset_dir(single, seed).name)
+    if dataset.manifest["hash"] != read_json(run.manifest)["dataset"]["hash"]:
+        raise DatasetError(dataset.path, "is not what the run was trained on", "train it again")
+    return dataset
+
+
 def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
     """Measure a run's router on its test part; returns report.json's content.
 
@@ -375,25 +471,20 @@ def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
     """
     from distill.evaluation.compare import run_report  # noqa: PLC0415
     from distill.evaluation.evaluate import evaluate  # noqa: PLC0415
-    from distill.evaluation.predictions import save  # noqa: PLC0415
     from distill.routers import load_router  # noqa: PLC0415
 
     run.require_whole()
     single = configs.load(run.config)
     (seed,) = single.seeds
-    dataset = load_dataset(run.path.resolve().parent / dataset_dir(single, seed).name)
-    manifest = read_json(run.manifest)
-    if dataset.manifest["hash"] != manifest["dataset"]["hash"]:
-        raise DatasetError(dataset.path, "is not what the run was trained on", "train it again")
-    predictions, timing = evaluate(
+    made, timing = evaluate(
         load_router(run.router),
-        dataset.examples("test"),
+        _dataset_of(run, single).examples("test"),
         single.evaluation,
         seed=seed,
         on_progress=lambda done, total: progress(f"evaluating {run.path.name}", done, total),
     )
-    save(run.predictions, predictions)
-    report = run_report(run, predictions, timing, single.evaluation)
+    predictions.save(run.predictions, made)
+    report = run_report(run, made, timing, single.evaluation)
     write_json(run.report, report)
     return report
 

@@ -6,6 +6,8 @@
         router/         the router folder
         log.jsonl       one line per logged step
         tensorboard/    its event files, when that tracker was asked for
+        calibration.jsonl   decisions on the calibration part, with raw confidences
+        predictions.jsonl   decisions on the test part
         report.json     the evaluation
         manifest.json   what the run was made from; written last, so its existence means "whole"
 
@@ -127,6 +129,10 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.path / "report.json"
+
+    @property
+    def calibration(self) -> Path:
+        return self.path / "calibration.jsonl"
 
     @property
     def predictions(self) -> Path:

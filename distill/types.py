@@ -62,7 +62,9 @@ class Context:
 class Decision:
     """A router's answer, or the teacher's as a label.
 
-    `confidence` is None where the router cannot say; such a decision is never acted on alone.
+    `confidence` is the belief that the decision is right as it stands: its tools, and where all its
+    calls have arguments, these too. None where the router cannot say; such a decision is never
+    acted on alone.
     `scores` maps tool names (and `REPLY`) to the router's belief that each is part of the decision.
     """
 

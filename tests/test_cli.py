@@ -27,7 +27,7 @@ from distill.dataset import load_dataset, spool
 from distill.routers import rnn
 from distill.runs import RunDir, read_json
 
-COMMANDS = ["import", "build", "train", "evaluate", "compare", "run", "push", "config"]
+COMMANDS = ["import", "build", "train", "calibrate", "evaluate", "compare", "run", "push", "config"]
 ROOT = Path(__file__).parent.parent
 
 
@@ -229,6 +229,17 @@ def test_train_evaluate_and_compare_do_piecewise_what_run_does(
         )
 
 
+def test_calibrate_shows_what_the_data_supports_and_what_not(done, finished: Path):
+    run = finished / "tfidf-s0"
+    printed = done("calibrate", run, "--alpha", "0.001", "--alpha", "0.6", "--delta", "0.2")
+    rows = [line for line in printed.splitlines() if line.split()[:1] == ["all"]]
+    assert [row.split()[1:3] for row in rows] == [["0.1%", "80.0%"], ["60.0%", "80.0%"]]
+    assert "not supported" in rows[0]
+    assert "100.0%" in rows[1]
+    assert printed.splitlines()[-1] == str(run / "router/router.json")
+    assert load(run / "config.yaml").risk.alphas == [0.001, 0.6]
+
+
 def test_run_does_it_all_and_shows_the_table_whole(done, traces: Path, tmp_path: Path):
     printed = done("run", write_config(tmp_path), "seeds=[1]")
     folder = tmp_path / "runs/shop/comparison"
@@ -245,10 +256,11 @@ def test_run_tells_a_log_what_it_does(distill, traces: Path, tmp_path: Path):
     code, _, err = distill("run", write_config(tmp_path, routers={"m": {"kind": "majority"}}))
     assert code == 0
     assert [line.partition(" · ")[0] for line in err.splitlines()] == [
-        "[1/4] dataset, seed 0",
-        "[2/4] train m-s0",
-        "[3/4] evaluate m-s0",
-        "[4/4] compare",
+        "[1/5] dataset, seed 0",
+        "[2/5] train m-s0",
+        "[3/5] calibrate m-s0",
+        "[4/5] evaluate m-s0",
+        "[5/5] compare",
     ]
 
 

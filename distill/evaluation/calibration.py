@@ -1,5 +1,6 @@
 """How far a router's confidence is from being right: calibration error and Brier score.
 
+A confidence is about the decision as it stands (`distill.evaluation.metrics.right`).
 It works on `distill.evaluation.metrics.Scores` and knows nothing of routers or plots.
 """
 
@@ -35,7 +36,7 @@ def calibration_bins(confidence: Array, weights: Array) -> Indices:
 
 
 def calibration_error(scores: Scores) -> Statistic:
-    """ECE: mean over bins, by size, of |tool accuracy - mean confidence| (arXiv:1706.04599, eq. 3).
+    """ECE: mean over bins, by size, of |share right - mean confidence| (arXiv:1706.04599, eq. 3).
 
     Only examples with a confidence count. The estimate is biased upwards by the noise of the bins:
     `error_if_calibrated` says what a perfectly calibrated router would get.
@@ -43,7 +44,7 @@ def calibration_error(scores: Scores) -> Statistic:
     bins = calibration_bins(scores.confidence, scores.weights)
     known = bins >= 0
     columns = np.zeros((len(bins), _MOST_BINS + 1))
-    columns[known, bins[known]] = scores.tool_correct[known] - scores.confidence[known]
+    columns[known, bins[known]] = scores.right[known] - scores.confidence[known]
     columns[known, -1] = 1
     return Statistic(columns, lambda s: np.abs(s[..., :-1]).sum(axis=-1) / s[..., -1])
 
@@ -69,7 +70,7 @@ def error_if_calibrated(scores: Scores) -> float | None:
 
 
 def brier(scores: Scores) -> Statistic:
-    """Mean of (confidence - tool correctness)², where there is a confidence (Brier 1950)."""
+    """Mean of (confidence - right or not)², where there is a confidence (Brier 1950)."""
     known = ~np.isnan(scores.confidence)
-    gap = np.where(known, scores.confidence, 0) - scores.tool_correct
+    gap = np.where(known, scores.confidence, 0) - scores.right
     return ratio(known * gap**2, known.astype(np.float64))

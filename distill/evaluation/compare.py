@@ -28,6 +28,8 @@ from distill.evaluation.summary import (
     router_entry,
     teacher_entry,
 )
+from distill.routers.confidence import Threshold
+from distill.routers.folder import read_router_file
 from distill.runs import RunDir, hardware, read_json
 
 _PAIRED: dict[str, Callable[[Prediction], bool]] = {
@@ -45,13 +47,22 @@ def run_report(
         RouterError: the run is not whole.
     """
     run.require_whole()
-    measured = Measured(read_json(run.manifest), predictions, timing)
+    measured = Measured(read_json(run.manifest), predictions, timing, _thresholds(run))
     evaluation = {
         "seed": measured.seed,
         "bootstrap": config.bootstrap,
         "hardware": hardware(),
         **timing,
     }
+    return _report({measured.router: [measured]}, config) | {"evaluation": evaluation}
+
+
+def reported_again(run: RunDir, config: EvaluationConfig) -> dict[str, Any]:
+    """The report.json of an evaluated run under the thresholds that its router has now.
+
+    Errors as `comparison`.
+    """
+    measured, evaluation = _read(run), _evaluation(run)
     return _report({measured.router: [measured]}, config) | {"evaluation": evaluation}
 
 
@@ -184,7 +195,13 @@ def _read(run: RunDir) -> Measured:
         "latency_samples": evaluation.get("latency_samples", 0),
         "decisions_per_s": evaluation["decisions_per_s"],
     }
-    return Measured(read_json(run.manifest), load(run.predictions), supported(timing))
+    return Measured(
+        read_json(run.manifest), load(run.predictions), supported(timing), _thresholds(run)
+    )
+
+
+def _thresholds(run: RunDir) -> tuple[Threshold, ...]:
+    return read_router_file(run.router).thresholds
 
 
 def _evaluation(run: RunDir) -> dict[str, Any]:

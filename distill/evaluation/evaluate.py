@@ -13,6 +13,8 @@ from distill.evaluation.latency import Timing, measure, supported
 from distill.evaluation.predictions import Difficulty, Prediction
 from distill.types import Decision, Example, Router
 
+OnProgress = Callable[[int, int], None]
+
 
 def evaluate(
     router: Router,
@@ -20,7 +22,7 @@ def evaluate(
     config: EvaluationConfig,
     *,
     seed: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[list[Prediction], Timing]:
     """Decide all examples in batches, then measure latency and throughput on some of them.
 
@@ -39,28 +41,44 @@ def evaluate(
     """
     if not examples:
         raise DatasetError("test part", "has no examples", "add traces, or change data.split")
-    examples = _limit(examples, config.max_examples, seed)
-    decisions: list[Decision] = []
-    for start in range(0, len(examples), config.batch_size):
-        batch = [example.context for example in examples[start : start + config.batch_size]]
-        decisions += router.decide(batch)
-        assert len(decisions) == start + len(batch), (
-            f"{router.kind}: decisions do not match contexts"
-        )
-        if on_progress is not None:
-            on_progress(len(decisions), len(examples))
-    predictions = [
-        Prediction(e.id, e.group, e.label, decision, e.weight, Difficulty.of(e))
-        for e, decision in zip(examples, decisions, strict=True)
-    ]
+    examples = limited(examples, config.max_examples, seed, "evaluation.max_examples")
+    predictions = predict(router, examples, config.batch_size, on_progress)
     # Neighbours come from one conversation: a shuffle makes the timed few typical of all.
     timed = random.Random(seed).sample([example.context for example in examples], len(examples))
     timing = measure(router, timed, config.latency_samples, config.batch_size)
     return predictions, supported(timing)
 
 
-def _limit(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:
-    """Whole groups in an order drawn by the seed, until the next would exceed the limit."""
+def predict(
+    router: Router,
+    examples: Sequence[Example],
+    batch_size: int,
+    on_progress: OnProgress | None = None,
+) -> list[Prediction]:
+    """The router's decision on each example; `on_progress` as for `evaluate`."""
+    decisions: list[Decision] = []
+    for start in range(0, len(examples), batch_size):
+        batch = [example.context for example in examples[start : start + batch_size]]
+        decisions += router.decide(batch)
+        assert len(decisions) == start + len(batch), (
+            f"{router.kind}: decisions do not match contexts"
+        )
+        if on_progress is not None:
+            on_progress(len(decisions), len(examples))
+    return [
+        Prediction(e.id, e.group, e.label, decision, e.weight, Difficulty.of(e))
+        for e, decision in zip(examples, decisions, strict=True)
+    ]
+
+
+def limited(
+    examples: Sequence[Example], limit: int | None, seed: int, setting: str
+) -> Sequence[Example]:
+    """Whole groups in an order drawn by the seed, until the next would exceed the limit.
+
+    Raises:
+        ConfigError: `limit`, the config's `setting`, is smaller than the first drawn group.
+    """
     if limit is None or len(examples) <= limit:
         return examples
     sizes = Counter(example.group for example in examples)
@@ -74,7 +92,7 @@ def _limit(examples: Sequence[Example], limit: int | None, seed: int) -> Sequenc
         kept.add(group)
     if not kept:
         raise ConfigError(
-            "evaluation.max_examples",
+            setting,
             f"{limit} holds no whole group ({drawn[0]!r} has {sizes[drawn[0]]} examples)",
             "raise it",
         )

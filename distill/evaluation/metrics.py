@@ -14,6 +14,7 @@ import numpy as np
 from distill.chat import same_calls
 from distill.evaluation.intervals import Array, Indices, Statistic, number_groups, ratio
 from distill.evaluation.predictions import Prediction
+from distill.types import Decision
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Scores:
     """Predictions as arrays over n examples and the C tool names (`reply` included) of the labels.
 
     `groups` (n,) numbers the groups by sorted key; `weights` (n,) are the examples';
-    `tool_correct`, `call_correct`, `label_reply`, `decision_reply` (n,) are 0 or 1;
+    `tool_correct`, `call_correct`, `right` (as it stands, `right`), `label_reply` and
+    `decision_reply` (n,) are 0 or 1;
     `label_counts`, `decision_counts` (n, C) are the multisets; `confidence` (n,) is nan where the
     router gave none.
     """
@@ -30,6 +32,7 @@ class Scores:
     weights: Array
     tool_correct: Array
     call_correct: Array
+    right: Array
     label_counts: Array
     decision_counts: Array
     label_reply: Array
@@ -55,6 +58,7 @@ def score(predictions: Sequence[Prediction]) -> Scores:
         weights=np.array([p.weight for p in predictions], dtype=np.float64),
         tool_correct=_flags([p.decision.tools == p.label.tools for p in predictions]),
         call_correct=_flags([same_calls(p.decision, p.label) for p in predictions]),
+        right=_flags([right(p.decision, p.label) for p in predictions]),
         label_counts=label_counts,
         decision_counts=decision_counts,
         label_reply=_flags([p.label.action == "reply" for p in predictions]),
@@ -66,6 +70,15 @@ def score(predictions: Sequence[Prediction]) -> Scores:
             ]
         ),
     )
+
+
+def right(decision: Decision, label: Decision) -> bool:
+    """Whether a decision is right as it stands: what its confidence is about.
+
+    Its tools are the label's and, where it calls with all arguments filled in, these are, too.
+    """
+    filled = all(call.arguments is not None for call in decision.calls)
+    return same_calls(decision, label) if filled else decision.tools == label.tools
 
 
 def _flags(values: Sequence[bool]) -> Array:

@@ -17,6 +17,8 @@ from distill.evaluation.buckets import by_bucket
 from distill.evaluation.intervals import Estimate, estimate
 from distill.evaluation.latency import Timing
 from distill.evaluation.predictions import Prediction
+from distill.evaluation.selective import risk_entries
+from distill.routers.confidence import Threshold
 
 _PARTS = ("train", "calibration", "test")
 _FILL_ARGUMENTS = frozenset({"decoder"})  # the kinds of router that fill in arguments
@@ -24,11 +26,12 @@ _FILL_ARGUMENTS = frozenset({"decoder"})  # the kinds of router that fill in arg
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: its manifest, its predictions on the test part, and its timing."""
+    """One run: its manifest, predictions on the test part, timing, and its router's thresholds."""
 
     manifest: Mapping[str, Any]
     predictions: Sequence[Prediction]
     timing: Timing
+    thresholds: Sequence[Threshold]
 
     @property
     def router(self) -> str:
@@ -92,7 +95,11 @@ def router_entry(
             "ece_if_calibrated": calibration.error_if_calibrated(scores),
             "brier": figures["brier"],
         },
-        "risk": [],
+        "risk": risk_entries(
+            [run.seed for run in runs],
+            [(run.predictions, run.thresholds) for run in runs],
+            config.bootstrap,
+        ),
         "latency_ms": {
             "p50": median(run.timing["latency_ms"]["p50"] for run in runs),
             "p95": _median([run.timing["latency_ms"]["p95"] for run in runs]),

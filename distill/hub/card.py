@@ -60,7 +60,6 @@ _COST = [
     ("tokens_saved", "LLM tokens saved"),
     ("cost_saved_usd", "Cost saved (USD)"),
 ]
-_RISK = ("alpha", "delta", "threshold", "coverage", "error")
 
 
 class Estimate(NamedTuple):
@@ -121,10 +120,16 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         teacher_quality=_present(teacher),
         cost=_present(cost),
         unmeasured=[n for n, e in quality + teacher + cost if e is None],
-        risk=[{key: row.get(key) for key in _RISK} for row in measured.get("risk") or []],
+        risk=[_promise(row) for row in measured.get("risk") or []],
         settings=yaml.safe_dump(record.router["config"], sort_keys=False).strip(),
         lora_rank=_served_rank(_lora_rank(router_folder)) if kind == "decoder" else None,
     )
+
+
+def _promise(row: dict[str, Any]) -> dict[str, Any]:
+    """A `risk[]` entry's figures; None where the data supports no threshold."""
+    figures = {key: (row.get(key) or {}).get("value") for key in ("coverage", "error")}
+    return {key: row.get(key) for key in ("alpha", "delta", "threshold")} | figures
 
 
 def metadata(record: Record, repo_id: str) -> ModelCardData:

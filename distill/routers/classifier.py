@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.routers.confidence import calibrated
 from distill.routers.folder import RouterFile
 from distill.routers.labels import Probabilities
 from distill.types import Context, Decision
@@ -27,7 +28,8 @@ class ClassifierRouter(ABC):
         if not contexts:
             return []
         probabilities = self.probabilities([self.text(context) for context in contexts])
-        return self.file.labels.decide(probabilities, contexts)
+        decisions = self.file.labels.decide(probabilities, contexts)
+        return calibrated(decisions, self.file.calibration)
 
     @abstractmethod
     def text(self, context: Context) -> str:

@@ -30,6 +30,7 @@ from distill.config import DecoderConfig
 from distill.errors import ModelError, RouterError
 from distill.render import Chat, fit, render_chat
 from distill.routers import pretrained
+from distill.routers.confidence import calibrated
 from distill.routers.devices import device, dtype
 from distill.routers.folder import RouterFile, require_files
 from distill.types import Context, Decision, ToolCall
@@ -171,7 +172,7 @@ class DecoderRouter:
             generated = self._generate([prompts[i] for i in chunk])
             for i, output in zip(chunk, generated, strict=True):
                 decisions[i] = self._decision(output, contexts[i])
-        return [decisions[i] for i in range(len(contexts))]
+        return calibrated([decisions[i] for i in range(len(contexts))], self.file.calibration)
 
     def _generate(self, prompts: list[list[int]]) -> list[_Generated]:
         """Greedy completions, without the end token's padding."""

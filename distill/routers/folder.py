@@ -10,7 +10,7 @@ one exception is a decoder trained on a local base folder, which needs that fold
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ from safetensors import SafetensorError, safe_open
 from distill.chat import digest, parse_tools, tool_json
 from distill.config import AnyRouterConfig, RouterConfig
 from distill.errors import RouterError
+from distill.routers.confidence import (
+    Calibration,
+    Threshold,
+    calibration_json,
+    parse_calibration,
+)
 from distill.routers.labels import LabelSpace
 from distill.runs import read_json, write_json
 from distill.types import ToolSpec
@@ -36,8 +42,8 @@ class RouterFile:
     catalogue: tuple[ToolSpec, ...]
     labels: LabelSpace
     base_model: dict[str, Any] | None = None
-    calibration: dict[str, Any] | None = None
-    thresholds: dict[str, Any] | None = None
+    calibration: Calibration | None = None
+    thresholds: tuple[Threshold, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write `router.json` into an existing folder."""
@@ -49,8 +55,8 @@ class RouterFile:
             "catalogue": [{"tool": tool, "hash": digest(tool)} for tool in tools],
             "classes": self.labels.classes,
             "base_model": self.base_model,
-            "calibration": self.calibration,
-            "thresholds": self.thresholds,
+            "calibration": calibration_json(self.calibration),
+            "thresholds": [asdict(threshold) for threshold in self.thresholds],
         }
         write_json(folder / "router.json", value)
 
@@ -78,6 +84,8 @@ def read_router_file(folder: Path) -> RouterFile:
             if digest(entry["tool"]) != entry["hash"]
         ]
         labels = LabelSpace(tuple(tuple(names) for names in value["classes"]))
+        calibration = parse_calibration(value["calibration"])
+        thresholds = tuple(Threshold(**entry) for entry in value["thresholds"] or ())
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise RouterError(place, f"damaged ({reason})", "copy the folder again") from None
@@ -90,8 +98,8 @@ def read_router_file(folder: Path) -> RouterFile:
         catalogue,
         labels,
         value.get("base_model"),
-        value.get("calibration"),
-        value.get("thresholds"),
+        calibration,
+        thresholds,
     )
 
 

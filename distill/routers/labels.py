@@ -46,7 +46,7 @@ class LabelSpace:
             contexts: what the rows were computed from.
 
         Returns:
-            Decisions whose confidence is the class's share among the offered classes. Arguments
+            Decisions whose raw confidence is the class's share among the offered classes. Arguments
             are filled (with nothing) only where the tool's schema has no properties. Where no
             class is on offer, or the probabilities are no numbers, a reply of confidence 0.
         """

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from distill.routers.folder import read_router_file
+from distill.routers.folder import RouterFile, read_router_file
 from distill.types import Router
 
 
 def load_router(path: str | Path) -> Router:
-    """Load any router folder.
+    """Load any router folder; its confidences are probabilities where it is calibrated.
 
     Args:
         path: a router folder, or a run directory that contains `router/`.
@@ -20,6 +20,11 @@ def load_router(path: str | Path) -> Router:
     if not (folder / "router.json").exists() and (folder / "router").is_dir():
         folder = folder / "router"
     file = read_router_file(folder)
+    return load_as(folder, file)
+
+
+def load_as(folder: Path, file: RouterFile) -> Router:
+    """The router of a folder, as if its `router.json` said `file`; errors as `load_router`."""
     # Imported by kind: a TF-IDF router must not cost the seconds that torch and transformers take.
     match file.config.kind:
         case "majority" | "tfidf":

@@ -7,9 +7,12 @@ from typing import Any
 
 import yaml
 
-from distill.config import EvaluationConfig
+from distill.config import EvaluationConfig, MajorityConfig
 from distill.evaluation.latency import Timing
 from distill.evaluation.predictions import Difficulty, Prediction, save
+from distill.routers.confidence import Threshold
+from distill.routers.folder import RouterFile
+from distill.routers.labels import LabelSpace
 from distill.runs import RunDir, write, write_json
 from distill.types import Context, Decision, Example, Message, ToolCall, ToolSpec
 
@@ -113,8 +116,9 @@ def write_run(
     source: str = "5" * 64,
     data: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    thresholds: Sequence[Threshold] = (),
 ) -> RunDir:
-    """A run directory as training and evaluation leave it, without a router.
+    """A run directory as training and evaluation leave it, without a router's weights.
 
     `data` and `settings` (of the router) are what its config states besides the defaults.
     """
@@ -150,6 +154,8 @@ def write_run(
             "environment": {"hardware": HARDWARE},
         },
     )
+    run.router.mkdir(parents=True, exist_ok=True)
+    RouterFile(MajorityConfig(), (), LabelSpace(()), thresholds=tuple(thresholds)).save(run.router)
     save(run.predictions, made)
     write_json(run.report, {"evaluation": {"seed": seed, "hardware": HARDWARE, **timing}})
     return run

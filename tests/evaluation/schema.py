@@ -51,6 +51,32 @@ COMPARED = _object(
 )
 _SPLIT = {"n_train": _COUNT, "n_calibration": _COUNT, "n_test": _COUNT}
 
+_TAKEN = {"coverage": _or_null(_ESTIMATE), "error": _or_null(_ESTIMATE)}
+_RISK = _object(
+    {
+        "alpha": _SHARE,
+        "delta": _SHARE,
+        "threshold": _or_null(_SHARE),
+        "supported": _COUNT,
+        **_TAKEN,
+        "by_seed": {
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                {
+                    "seed": _COUNT,
+                    "threshold": _or_null(_SHARE),
+                    "bound": _or_null(_SHARE),
+                    "n_calibration": _COUNT,
+                    "coverage": _SHARE,
+                    "error": _or_null(_SHARE),
+                }
+            ),
+        },
+        "by_tool": {"type": "array", "items": _object({"tool": _TEXT, **_TAKEN})},
+    }
+)
+
 REPORT = _object(
     {
         "dataset": _object(
@@ -124,7 +150,7 @@ REPORT = _object(
                             "brier": _or_null(_ESTIMATE),
                         }
                     ),
-                    "risk": {"type": "array", "maxItems": 0},
+                    "risk": {"type": "array", "items": _RISK},
                     **_TIMING,
                     "train_seconds": _or_null(_NUMBER),
                     "llm_calls_saved": {"type": "null"},

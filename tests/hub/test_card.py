@@ -66,11 +66,19 @@ def test_every_figure_of_the_report_and_the_data_is_in_the_body(tmp_path: Path) 
 
 
 def test_thresholds_stand_in_the_card_once_a_report_has_them(tmp_path: Path) -> None:
-    row = {"alpha": 0.05, "delta": 0.1, "threshold": 0.8, "coverage": 0.6, "error": 0.03}
-    entry = report("encoder")["routers"][0] | {"risk": [row]}
+    row = {
+        "alpha": 0.05,
+        "delta": 0.1,
+        "threshold": 0.8,
+        "coverage": {"value": 0.6, "low": 0.5, "high": 0.7},
+        "error": {"value": 0.03, "low": None, "high": None},
+    }
+    none = {"alpha": 0.01, "delta": 0.1, "threshold": None, "coverage": None, "error": None}
+    entry = report("encoder")["routers"][0] | {"risk": [none, row]}
     assert "Thresholds" not in card(make_run(tmp_path / "none"), REPO)
     text = card(make_run(tmp_path / "some", report={"routers": [entry]}), REPO)
     assert "| 0.05 | 0.1 | 0.8 | 0.6 | 0.03 |" in text
+    assert "| 0.01 | 0.1 | – | – | – |" in text
 
 
 def test_percentiles_that_were_not_measured_are_said_to_be_so(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from distill.evaluation.predictions import Prediction
 from distill.evaluation.report.page import page
-from distill.evaluation.report.tables import rows, table, to_csv, to_markdown
+from distill.evaluation.report.tables import promises, rows, table, to_csv, to_markdown
 from distill.runs import write, write_json
 
-__all__ = ["rows", "table", "write_report"]
+__all__ = ["promises", "rows", "table", "write_report"]
 
 
 def write_report(

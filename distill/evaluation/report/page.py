@@ -37,6 +37,7 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
     with_whom = words.teacher(report)
     # The best router may give no confidence; calibration is then the next one's that does.
     confident = next((r for r in routers if r["calibration"]["ece"] is not None), None)
+    ordered = {router["name"]: predictions[router["name"]] for router in routers}
     wrong = mistakes(predictions[best["name"]], _MISTAKES)
     return environment.get_template("page.html.jinja").render(
         report=report,
@@ -61,6 +62,8 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
         reliability=_markup(plots.reliability_plot(predictions[confident["name"]]))
         if confident
         else None,
+        selective=_markup(plots.selective_plot(ordered)),
+        promised=any(router["risk"] for router in routers),
         buckets=[
             (title, Markup(svg))
             for dimension, title in TITLES.items()

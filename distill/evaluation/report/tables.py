@@ -16,6 +16,7 @@ from rich.text import Text
 from distill.evaluation.buckets import TITLES
 from distill.evaluation.report import formats, words
 from distill.evaluation.summary import agreement_of
+from distill.routers.confidence import Threshold
 
 Report = Mapping[str, Any]
 
@@ -68,6 +69,27 @@ def table(report: Report) -> Table:
     *routers, (_, *teacher) = rows(report)
     for row in [*routers, ["teacher", *teacher]]:
         cells = (cell.replace(" [", "\n").rstrip("]").replace(" to ", "–") for cell in row)
+        shown.add_row(*map(Text, cells))  # Text: names are no markup
+    return shown
+
+
+def promises(thresholds: Sequence[Threshold]) -> Table:
+    """What a router's thresholds promise by its calibration part, all decisions first."""
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    heads = ["Decisions", "Wrong at most", "Sure by", "Confidence", "Taken", "Wrong", "Bound", "Of"]
+    for i, heading in enumerate(heads):
+        shown.add_column(heading, justify="right" if i else "left")
+    for t in thresholds:
+        cells = [
+            t.tool or "all",
+            formats.percent(t.alpha),
+            formats.percent(1 - t.delta),
+            formats.number(t.threshold),
+            "not supported" if t.threshold is None else formats.percent(t.coverage),
+            formats.percent(t.error),
+            formats.percent(t.bound),
+            f"{t.n} in {t.n_groups} groups",
+        ]
         shown.add_row(*map(Text, cells))  # Text: names are no markup
     return shown
 
@@ -159,6 +181,8 @@ def to_markdown(report: Report) -> str:
             ]
         ),
     ]
+    if promised := _risk_rows(report["routers"]):
+        parts += ["## What may be decided without the teacher", words.PROMISE, _grid(promised)]
     if report["paired"]:
         parts += ["## Differences on the same decisions", _grid(_paired_rows(report["paired"]))]
     parts.append("## Tool accuracy by difficulty")
@@ -193,6 +217,33 @@ def _paired_rows(pairs: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for pair in pairs
     ]
+
+
+def _risk_rows(routers: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Nothing where no router has thresholds."""
+    heading = [
+        "Router",
+        "Wrong at most",
+        "Sure by",
+        "Seeds",
+        "Confidence",
+        "Taken",
+        "Of them wrong",
+    ]
+    body = [
+        [
+            router["name"],
+            formats.percent(entry["alpha"]),
+            formats.percent(1 - entry["delta"]),
+            f"{entry['supported']} of {len(entry['by_seed'])}",
+            formats.number(entry["threshold"]),
+            formats.estimate(entry["coverage"]),
+            formats.estimate(entry["error"]),
+        ]
+        for router in routers
+        for entry in router["risk"]
+    ]
+    return [heading, *body] if body else []
 
 
 def _bucket_rows(

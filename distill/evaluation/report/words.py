@@ -22,6 +22,15 @@ _MARGIN = 0.02
 """How much worse, at most, a faster router may be to be recommended. No significant difference is
 no evidence of none: the interval's end decides (a non-inferiority margin)."""
 
+PROMISE = (
+    "From its threshold on, a router's decisions are to be wrong at most as often as stated, which "
+    "the calibration part supports with the stated probability. What is taken, and how much of it "
+    "is wrong, was then counted on the test part. “Seeds” says under how many the data supports "
+    "a threshold; under the others nothing is taken. Decisions are judged on their arguments where "
+    "these are filled in. The promise ends where requests are no longer like the traces."
+)
+"""What a table of thresholds says, and does not."""
+
 Report = Mapping[str, Any]
 
 
@@ -40,7 +49,7 @@ def findings(report: Report) -> list[str]:
     sentences = [f"{_interval(best)} {_agreement(report)}"]
     if rest:
         sentences += [_lead(report), _order(report)]
-    sentences.append(_fastest(report))
+    sentences += [_promise(report), _fastest(report)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -251,6 +260,35 @@ def _order(report: Report) -> str:
     if len(unclear) > _NAMED_PAIRS:
         return f"Of {len(pairs)} pairs of routers, {len(unclear)} are not told apart."
     return f"Not told apart: {'; '.join(unclear)}. All other pairs are."
+
+
+def _promise(report: Report) -> str:
+    """The router that takes most under the strictest promise that any router can make."""
+    entries = [
+        (entry, router["name"])
+        for router in report["routers"]
+        for entry in router["risk"]
+        if entry["supported"] == len(entry["by_seed"])
+    ]
+    stated = [entry["alpha"] for router in report["routers"] for entry in router["risk"]]
+    if not stated:
+        return ""
+    if not entries:
+        return (
+            f"No router can promise that at most {formats.percent(max(stated))} of what it takes "
+            "is wrong: the calibration part does not support it under every seed."
+        )
+    strictest = min(entry["alpha"] for entry, _ in entries)
+    entry, name = max(
+        (pair for pair in entries if pair[0]["alpha"] == strictest),
+        key=lambda pair: pair[0]["coverage"]["value"],
+    )
+    wrong = formats.value(entry["error"]) if entry["error"] else "none"
+    return (
+        f"With a promise of at most {formats.percent(strictest)} wrong "
+        f"({formats.percent(1 - entry['delta'])} sure), {name} takes "
+        f"{formats.value(entry['coverage'])} of the test decisions; {wrong} of these are wrong."
+    )
 
 
 def _fastest(report: Report) -> str:
