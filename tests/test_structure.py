@@ -12,7 +12,7 @@ PACKAGE = ROOT / "distill"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = [
-    *("types", "errors", "disk", "progress", "chat", "config", "runs", "render", "history"),
+    *("types", "errors", "disk", "progress", "chat", "schemas", "config", "runs", "render", "history"),
     *("traces", "sample", "dataset", "routers", "policy", "training", "evaluation", "workflow"),
     *("serving", "integrations", "hub", "pipeline", "display", "cli"),
 ]
