@@ -11,7 +11,7 @@ Where llguidance and JSON Schema part:
 
 - A schema that it cannot follow is loosened until it can, and the log says so once: keywords that
   it does not know are left out, else the arguments are any JSON object. A catalogue too large for
-  one grammar (some 1,500 tools, no two with the same schema) has such arguments for all its tools.
+  one grammar (2,000 tools with as many schemas) has such arguments for all its tools.
 - `format` is left out: to JSON Schema it is an annotation, and labels are not checked against it.
 - Numbers under `minimum` and the like have no exponent, `integer` no `5.0`, and `enum` and `const`
   only the schema's own spelling. A whole number may exceed 64 bits, and a key that the schema does
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 _COMPACT = {"whitespace_flexible": False, "json_allow_general_unicode_escapes": True}
 """llguidance's options for JSON as orjson prints it; an escaped `<` is within it."""
 _ANY_OBJECT = {"x-guidance": _COMPACT, "type": "object"}
+
+_BYTES = LLTokenizer("byte")
+"""Grammars are tried out on a tokenizer of single bytes: they depend on no model's."""
 
 _Schema = dict[str, Any]
 _Tool = tuple[str, _Schema]
@@ -138,7 +141,7 @@ def _calls(tools: bytes) -> str:
 
 
 def _decision_text(tools: Sequence[_Tool]) -> str:
-    """Tools under the same schema share one rule: a grammar has room for some 1,500."""
+    """Tools under the same schema share one rule, since a grammar has room for fewer than 2,000."""
     openings: dict[bytes, list[str]] = {}
     for name, schema in tools:
         openings.setdefault(orjson.dumps(schema), []).append(_literal(call_opening(name)))
@@ -168,15 +171,22 @@ def _calls_text(tools: Sequence[_Tool]) -> str:
 
 def _compilable(write: Callable[[Sequence[_Tool]], str], tools: Sequence[_Tool]) -> str:
     """The grammar with the schemas as they are, or as loose as it takes for llguidance."""
-    text = write([(name, _prepared(schema)) for name, schema in tools])
-    if _fault(text) is None:
+    if not tools:
+        return write(tools)
+    begin = call_opening(tools[0][0])
+    prepared = [(name, _prepared(schema)) for name, schema in tools]
+    text = write(prepared)
+    fault = _fault(text, begin)
+    if fault is None:
         return text
-    text = write([(name, _loosened(name, orjson.dumps(schema))) for name, schema in tools])
-    fault = _fault(text)
+    loose = [(name, _loosened(name, orjson.dumps(schema))) for name, schema in prepared]
+    if loose != prepared:
+        text = write(loose)
+        fault = _fault(text, begin)
     if fault is not None:
         log.warning("the arguments of all tools are decoded as any JSON objects: %s", fault)
         text = write([(name, _ANY_OBJECT) for name, _ in tools])
-    assert _fault(text) is None
+        assert _fault(text, begin) is None
     return text
 
 
@@ -185,21 +195,26 @@ def _literal(text: str) -> str:
     return orjson.dumps(text).decode()
 
 
-def _fault(text: str) -> str | None:
-    """Why llguidance cannot use the grammar, in a line; None where it can."""
-    faulty, messages = LLMatcher.validate_grammar_with_warnings(text)
-    return messages[0].splitlines()[0][:200] if faulty else None
+def _fault(text: str, begin: str) -> str | None:
+    """Why llguidance cannot use the grammar of texts that begin so, in a line; None where it can.
+
+    Some limits are met only when a matcher is made, and some only when it has begun.
+    """
+    matcher = LLMatcher(_BYTES, text, log_level=0)
+    matcher.consume_tokens(_BYTES.tokenize_str(begin))
+    return matcher.get_error().splitlines()[0][:200] if matcher.is_error() else None
 
 
 @lru_cache(maxsize=8192)
-def _loosened(name: str, schema_json: bytes) -> _Schema:
+def _loosened(name: str, prepared: bytes) -> _Schema:
     """The tightest form of the schema that compiles by itself; as it is cached, logged once."""
-    schema = _prepared(orjson.loads(schema_json))
-    fault = _fault(_calls_text([(name, schema)]))
+    schema: _Schema = orjson.loads(prepared)
+    begin = call_opening(name)
+    fault = _fault(_calls_text([(name, schema)]), begin)
     if fault is None:
         return schema
     lenient = schema | {"x-guidance": _COMPACT | {"lenient": True}}
-    if _fault(_calls_text([(name, lenient)])) is None:
+    if _fault(_calls_text([(name, lenient)]), begin) is None:
         log.warning("%s: parts of its schema do not constrain decoding: %s", name, fault)
         return lenient
     log.warning("%s: its arguments are decoded as any JSON object: %s", name, fault)

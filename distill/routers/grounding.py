@@ -34,6 +34,8 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SMALL = {word: n for n, word in enumerate(_ONES.split())}
 _SMALL |= {word: 10 * n for n, word in enumerate(_TENS.split(), 2)}
 _NUMBER = re.compile(r"(-?)([0-9]+(?:[.,][0-9]+)*)(e[+-]?[0-9]{1,3})?")
+_PADDED = re.compile("0[0-9]{2}")
+"""An identifier, and no number: 0013 is not 13."""
 _MOST_DIGITS = 40
 """A longer run of digits is no number that anybody means, and Python is slow to read it."""
 
@@ -106,11 +108,8 @@ class _Evidence:
         )
 
     def _supports_number(self, text: str) -> bool:
-        """An identifier with leading zeros is no number."""
         whole = _NUMBER.fullmatch(text)
-        if whole is None or re.match(r"-?0[0-9]", text):
-            return False
-        return any(number in self._numbers for number in list(_readings(whole))[:1])
+        return whole is not None and next(_readings(whole), None) in self._numbers
 
     def _supports_date(self, text: str) -> bool:
         match = _ISO.fullmatch(text)
@@ -195,7 +194,7 @@ def _readings(match: re.Match[str]) -> Iterator[float]:
     its parts (`10.30` may be half past ten), each with and without the sign (which may be a dash).
     """
     sign, digits, exponent = match.groups("")
-    if len(digits) > _MOST_DIGITS:
+    if len(digits) > _MOST_DIGITS or _PADDED.match(digits):
         return
     forms = [digits.replace(",", "")]
     if digits.count(",") == 1:
