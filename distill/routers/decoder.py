@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,6 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from distill.chat import check_json, parse_call
@@ -62,23 +61,31 @@ def chat_template(style: str) -> str:
 
 
 class PromptFormat:
-    """Context -> prompt, as training and routing see it, through the tokenizer's own template."""
+    """Context -> prompt, as training and routing see it, through the tokenizer's own template.
+
+    `grammars` holds completions to their form in the same tokens.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> None:
         if tokenizer.eos_token is None:
             raise ModelError(config.model, "its tokenizer has no end token", "use a chat model")
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise ModelError(
-                config.model, "its tokenizer is not a fast one", "use a model with a tokenizer.json"
-            )
         self.tokenizer, self.config = tokenizer, config
+        try:
+            self.grammars = Grammars(tokenizer)
+        except ValueError as error:
+            fault = (
+                f"its tokenizer cannot be held to a grammar ({str(error).splitlines()[0][:200]})"
+            )
+            raise ModelError(
+                config.model, fault, "use a model with a byte-level tokenizer"
+            ) from None
 
     @classmethod
     def new(cls, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> "PromptFormat":
         """For a training: gives the tokenizer our template, which the router's folder keeps.
 
         Raises:
-            ModelError: the tokenizer has no end token, or is not a fast one.
+            ModelError: the tokenizer has no end token, or none of llguidance's forms.
         """
         tokenizer.chat_template = chat_template(config.tools)
         return cls(tokenizer, config)
@@ -205,11 +212,6 @@ class DecoderRouter:
     def kind(self) -> str:
         return "decoder"
 
-    @cached_property
-    def _grammars(self) -> Grammars:
-        """Made when first asked for: a large vocabulary takes a second."""
-        return Grammars(self.format.tokenizer)
-
     def decide(self, contexts: Sequence[Context]) -> list[Decision]:
         """Reply or calls, `scores` telling the probability of the tools without their arguments."""
         return [
@@ -265,7 +267,7 @@ class DecoderRouter:
         answers: dict[int, _Answer | None] = {}
         for start in range(0, len(order), self.batch):
             chunk = order[start : start + self.batch]
-            matchers = [self._grammars.matcher(grammars[i](contexts[i])) for i in chunk]
+            matchers = [self.format.grammars.matcher(grammars[i](contexts[i])) for i in chunk]
             generated = self._generate([prompts[i] for i in chunk], matchers)
             for i, output in zip(chunk, generated, strict=True):
                 answers[i] = self._read(output, contexts[i])

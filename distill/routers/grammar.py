@@ -21,7 +21,7 @@ Where llguidance and JSON Schema part:
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedTokenizerFast
+from transformers import LogitsProcessor, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from distill.chat import MAX_DEPTH
 from distill.render import CALL_CLOSING, CALL_SEPARATOR, REPLY_COMPLETION, call_opening
@@ -62,10 +62,18 @@ def calls_grammar(context: Context, names: Sequence[str]) -> str:
 
 
 class Grammars:
-    """Compiles grammars for one tokenizer, and keeps the latest."""
+    """Compiles grammars for one tokenizer, and keeps the latest.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer: LLTokenizer = from_tokenizer(tokenizer)
+    Raises:
+        ValueError: llguidance cannot tell which bytes the tokenizer's tokens stand for.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        # What is not fast is refused there.
+        self._tokenizer = from_tokenizer(cast(PreTrainedTokenizerFast, tokenizer))
+        # Tokenizers after SentencePiece put a space before a text, which decoding takes away.
+        ids = tokenizer(REPLY_COMPLETION, add_special_tokens=False)["input_ids"]
+        self._space = self._tokenizer.decode_str(ids).removesuffix(REPLY_COMPLETION)
         # A hundred tools take some 50 ms and a few MB, and a service meets few catalogues at once.
         self._compiled = lru_cache(maxsize=32)(self._compile)
 
@@ -74,6 +82,8 @@ class Grammars:
         return self._compiled(text).deep_copy()
 
     def _compile(self, text: str) -> LLMatcher:
+        if self._space:
+            text = f"start: {_literal(self._space)} text\n{text.replace('start:', 'text:', 1)}"
         return LLMatcher(self._tokenizer, text, log_level=0)
 
 

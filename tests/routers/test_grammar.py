@@ -1,6 +1,7 @@
 """The decoder's grammar: every label is within it, and nothing invalid is."""
 
 import logging
+import string
 
 import jsonschema
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schema_values import labelled
 from small_shop import CANCEL, GET, LIST, TOOLS, ask, call
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from distill.render import completion
 from distill.routers.decoder import parse_completion
@@ -226,3 +228,26 @@ def test_a_row_that_leaves_its_grammar_ends_and_is_told(tokenizer, grammars):
     after = constraint(torch.tensor([[0, good], [0, wrong]]), scores)
     assert constraint.failed == [False, True]
     assert after[1].isfinite().nonzero().flatten().tolist() == [end]
+
+
+def test_a_space_that_a_tokenizer_puts_before_a_text_is_allowed():
+    """As SentencePiece's do; decoding takes it away again."""
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    space = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*space, decoders.Strip(" ", 1, 0)])
+    signs = [sign for sign in string.printable if sign != " "]
+    trainer = trainers.BpeTrainer(special_tokens=["<unk>", "</s>"], initial_alphabet=signs)
+    made.train_from_iterator(["reply"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    grammars = Grammars(tokenizer)
+    filled = written(TOOLS, call("cancel_order", order=3, reason="too late"))
+    for text in ("reply", filled):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.convert_ids_to_tokens(ids[0]).startswith("▁")
+        assert tokenizer.decode(ids) == text
+        matcher = grammars.matcher(decision_grammar(ask("x")))
+        assert matcher.consume_tokens(ids)
+        assert matcher.is_accepting()
