@@ -43,7 +43,7 @@ from distill.render import Chat, fit, render_chat
 from distill.routers import pretrained
 from distill.routers.devices import device, dtype
 from distill.routers.folder import RouterFile, require_files
-from distill.routers.grammar import Constraint, Grammars, calls_grammar, decision_grammar
+from distill.routers.grammar import Constraint, Grammars, calls_text, grammar_text
 from distill.routers.grounding import UNSUPPORTED, unsupported
 from distill.types import Context, Decision, ToolCall
 
@@ -217,7 +217,7 @@ class DecoderRouter:
         return [
             self._decision(answer, context)
             for answer, context in zip(
-                self._answers(contexts, [decision_grammar] * len(contexts)), contexts, strict=True
+                self._answers(contexts, [grammar_text] * len(contexts)), contexts, strict=True
             )
         ]
 
@@ -236,7 +236,7 @@ class DecoderRouter:
         filled = [replace(decision, confidence=1.0) for decision in decisions]
         empty = [i for i, d in enumerate(decisions) if any(c.arguments is None for c in d.calls)]
         grammars = [
-            partial(calls_grammar, names=[call.name for call in decisions[i].calls]) for i in empty
+            partial(calls_text, names=[call.name for call in decisions[i].calls]) for i in empty
         ]
         answers = self._answers([contexts[i] for i in empty], grammars)
         for i, answer in zip(empty, answers, strict=True):

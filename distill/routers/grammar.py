@@ -1,6 +1,6 @@
 """What a decoder may write: `reply`, or calls of offered tools under their schemas, as a grammar.
 
-A context becomes the text of a Lark grammar with inline JSON Schemas (`decision_grammar`);
+A context becomes the text of a Lark grammar with inline JSON Schemas (`grammar_text`);
 llguidance compiles it for a tokenizer (`Grammars`) and says at each step which tokens may follow,
 and `Constraint` keeps a batch to them (masking after Willard and Louf 2023, arXiv:2307.09702; the
 parser is Earley's, see guidance-ai/llguidance). The grammar accepts what `render.completion`
@@ -50,12 +50,12 @@ _Tool = tuple[str, _Schema]
 """A tool's name and the schema of its arguments."""
 
 
-def decision_grammar(context: Context) -> str:
+def grammar_text(context: Context) -> str:
     """The Lark text for a decision: `reply`, or calls of offered tools joined by newlines."""
     return _decision(_printed(context.tools))
 
 
-def calls_grammar(context: Context, names: Sequence[str]) -> str:
+def calls_text(context: Context, names: Sequence[str]) -> str:
     """The Lark text for calls of exactly these tools, which must be on offer, in this order."""
     offered = {tool.name: tool for tool in context.tools}
     return _calls(_printed([offered[name] for name in names]))
@@ -142,15 +142,15 @@ def _printed(tools: Sequence[ToolSpec]) -> bytes:
 
 @lru_cache(maxsize=32)
 def _decision(tools: bytes) -> str:
-    return _compilable(_decision_text, orjson.loads(tools))
+    return _compilable(_decision_lark, orjson.loads(tools))
 
 
 @lru_cache(maxsize=256)
 def _calls(tools: bytes) -> str:
-    return _compilable(_calls_text, orjson.loads(tools))
+    return _compilable(_calls_lark, orjson.loads(tools))
 
 
-def _decision_text(tools: Sequence[_Tool]) -> str:
+def _decision_lark(tools: Sequence[_Tool]) -> str:
     """Tools under the same schema share one rule, since a grammar has room for fewer than 2,000."""
     openings: dict[bytes, list[str]] = {}
     for name, schema in tools:
@@ -167,7 +167,7 @@ def _decision_text(tools: Sequence[_Tool]) -> str:
     return "\n".join(rules)
 
 
-def _calls_text(tools: Sequence[_Tool]) -> str:
+def _calls_lark(tools: Sequence[_Tool]) -> str:
     schemas = list(dict.fromkeys(orjson.dumps(schema) for _, schema in tools))
     calls = (
         f"{_literal(call_opening(name))} arguments_{schemas.index(orjson.dumps(schema))} "
@@ -220,11 +220,11 @@ def _loosened(name: str, prepared: bytes) -> _Schema:
     """The tightest form of the schema that compiles by itself; as it is cached, logged once."""
     schema: _Schema = orjson.loads(prepared)
     begin = call_opening(name)
-    fault = _fault(_calls_text([(name, schema)]), begin)
+    fault = _fault(_calls_lark([(name, schema)]), begin)
     if fault is None:
         return schema
     lenient = schema | {"x-guidance": _COMPACT | {"lenient": True}}
-    if _fault(_calls_text([(name, lenient)]), begin) is None:
+    if _fault(_calls_lark([(name, lenient)]), begin) is None:
         log.warning("%s: parts of its schema do not constrain decoding: %s", name, fault)
         return lenient
     log.warning("%s: its arguments are decoded as any JSON object: %s", name, fault)

@@ -20,7 +20,7 @@ from distill.errors import ModelError
 from distill.routers import load_router, pretrained
 from distill.routers.decoder import DecoderRouter, PromptFormat
 from distill.routers.folder import RouterFile
-from distill.routers.grammar import Grammars, calls_grammar, decision_grammar
+from distill.routers.grammar import Grammars, calls_text, grammar_text
 from distill.routers.grounding import UNSUPPORTED, unsupported
 from distill.routers.labels import LabelSpace
 from distill.types import Decision, ToolCall
@@ -85,7 +85,7 @@ def doubt(decision, context) -> float:
 def test_confidence_is_the_probability_of_all_that_is_written_and_supported(router):
     kinds, doubts = set(), set()
     for context in CONTEXTS:
-        choice, arguments = shares(router, *greedy(router, context, decision_grammar(context)))
+        choice, arguments = shares(router, *greedy(router, context, grammar_text(context)))
         (decision,) = router.decide([context])
         kinds.add(decision.action)
         doubts.add(doubt(decision, context))
@@ -118,7 +118,7 @@ def test_filling_keeps_the_tools_and_says_how_sure_the_arguments_are(router, mon
     for made in filled.calls:
         jsonschema.validate(made.arguments, {t.name: t for t in TOOLS}[made.name].parameters)
     assert filled.scores == asked.scores
-    grammar = calls_grammar(context, [c.name for c in asked.calls])
+    grammar = calls_text(context, [c.name for c in asked.calls])
     _, arguments = shares(router, *greedy(router, context, grammar))
     whole = math.exp(arguments) * doubt(filled, context)
     assert filled.confidence == pytest.approx(whole, rel=1e-4)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from distill.render import completion
 from distill.routers.decoder import parse_completion
-from distill.routers.grammar import Constraint, Grammars, calls_grammar, decision_grammar
+from distill.routers.grammar import Constraint, Grammars, calls_text, grammar_text
 from distill.types import Decision, ToolSpec
 
 fast = settings(max_examples=40, deadline=None)
@@ -57,15 +57,15 @@ def written(tools: tuple[ToolSpec, ...], *calls) -> str:
 @given(labelled())
 def test_every_valid_label_is_within_the_grammar(accepts, drawn):
     context = ask("x", drawn.tools)
-    assert accepts(decision_grammar(context), completion(drawn.label, drawn.tools))
-    assert accepts(decision_grammar(context), "reply")
+    assert accepts(grammar_text(context), completion(drawn.label, drawn.tools))
+    assert accepts(grammar_text(context), "reply")
 
 
 @fast
 @given(labelled(min_calls=1))
 def test_asked_for_calls_are_within_the_grammar_of_those_tools(accepts, drawn):
     names = [call.name for call in drawn.label.calls]
-    grammar = calls_grammar(ask("x", drawn.tools), names)
+    grammar = calls_text(ask("x", drawn.tools), names)
     assert accepts(grammar, completion(drawn.label, drawn.tools))
     assert not accepts(grammar, "reply")
     again = (*drawn.label.calls, drawn.label.calls[0])
@@ -92,7 +92,7 @@ def walk(tokenizer, matchers, seed: int, steps: int = 200) -> list[str | None]:
 @given(labelled(), st.integers(0, 2**32))
 def test_whatever_is_preferred_what_ends_is_valid(tokenizer, grammars, drawn, seed):
     context = ask("x", drawn.tools)
-    grammar = decision_grammar(context)
+    grammar = grammar_text(context)
     specs = {tool.name: tool.parameters for tool in drawn.tools}
     for text in walk(tokenizer, [grammars.matcher(grammar) for _ in range(3)], seed):
         if text is None:
@@ -125,7 +125,7 @@ def test_a_schema_that_cannot_be_followed_is_loosened_and_said_once(accepts, cap
     """The other tools keep their schemas."""
     caplog.set_level(logging.WARNING, "distill")
     for tools in ((odd, GET), (odd, GET, LIST)):
-        grammar = decision_grammar(ask("x", tools))
+        grammar = grammar_text(ask("x", tools))
         assert accepts(grammar, written(tools, call(odd.name, a="x")))
         assert accepts(grammar, written(tools, call("get_order", order=3)))
         assert not accepts(grammar, written(tools, call("get_order", order="three")))
@@ -138,7 +138,7 @@ def test_a_schema_that_cannot_be_followed_is_loosened_and_said_once(accepts, cap
 )
 def test_arguments_are_an_object_whatever_the_schema_says(accepts, schema):
     tools = (tool("act", schema),)
-    grammar = decision_grammar(ask("x", tools))
+    grammar = grammar_text(ask("x", tools))
     assert accepts(grammar, written(tools, call("act")))
     for wrong in ("null", '"x"', "3", "[]"):
         assert not accepts(grammar, written(tools, call("act")).replace("{}", wrong))
@@ -155,13 +155,13 @@ def test_arguments_are_an_object_whatever_the_schema_says(accepts, schema):
 )
 def test_references_and_choices_constrain(accepts, schema):
     tools = (tool("act", schema),)
-    grammar = decision_grammar(ask("x", tools))
+    grammar = grammar_text(ask("x", tools))
     assert accepts(grammar, written(tools, call("act", a=3)))
     assert not accepts(grammar, written(tools, call("act", a="x")))
 
 
 def test_without_tools_there_is_only_a_reply(accepts):
-    grammar = decision_grammar(ask("x", ()))
+    grammar = grammar_text(ask("x", ()))
     assert accepts(grammar, "reply")
     assert not accepts(grammar, written((LIST,), call("list_orders")))
 
@@ -169,14 +169,14 @@ def test_without_tools_there_is_only_a_reply(accepts):
 def test_names_that_differ_in_case_or_go_on_are_other_tools(accepts):
     number = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     tools = (tool("get", {}), tool("Get", number), tool("get_all", number))
-    grammar = decision_grammar(ask("x", tools))
+    grammar = grammar_text(ask("x", tools))
     assert accepts(grammar, written(tools, call("get"), call("Get", a=1), call("get_all", a=2)))
     assert not accepts(grammar, written(tools, call("Get")))
     assert not accepts(grammar, written(tools, call("GET")))
 
 
 def test_only_completions_form_is_within(accepts):
-    grammar = decision_grammar(ask("x", TOOLS))
+    grammar = grammar_text(ask("x", TOOLS))
     good = written(TOOLS, call("cancel_order", order=3, reason="late"))
     assert accepts(grammar, good)
     assert accepts(grammar, f"{good}\n{good}")
@@ -196,7 +196,7 @@ def test_many_tools(accepts, caplog, count):
         tool(f"tool_{i}", {"type": "object", "properties": {f"p{i}": {"type": "integer"}}})
         for i in range(count)
     )
-    grammar = decision_grammar(ask("x", tools))
+    grammar = grammar_text(ask("x", tools))
     last = tools[-1].name
     assert accepts(grammar, written(tools, call(last, **{f"p{count - 1}": 3})))
     assert not accepts(grammar, written(tools, call(f"tool_{count}")))
@@ -204,7 +204,7 @@ def test_many_tools(accepts, caplog, count):
     assert loose == (count == 2000)
     assert len(caplog.records) == (count == 2000)
     # Filling is never loose: it needs the chosen tools only.
-    grammar = calls_grammar(ask("x", tools), [last])
+    grammar = calls_text(ask("x", tools), [last])
     assert not accepts(grammar, written(tools, call(last, **{f"p{count - 1}": "three"})))
 
 
@@ -213,12 +213,12 @@ def test_catalogues_that_differ_only_in_order_have_their_own_grammars(accepts):
     other = (tool("cancel_order", CANCEL.parameters | {"properties": swapped}),)
     for tools in ((CANCEL,), other):
         text = written(tools, call("cancel_order", order=3, reason="late"))
-        assert accepts(decision_grammar(ask("x", tools)), text)
+        assert accepts(grammar_text(ask("x", tools)), text)
 
 
 def test_a_row_that_leaves_its_grammar_ends_and_is_told(tokenizer, grammars):
     end = tokenizer.eos_token_id
-    grammar = decision_grammar(ask("x", TOOLS))
+    grammar = grammar_text(ask("x", TOOLS))
     constraint = Constraint([grammars.matcher(grammar), grammars.matcher(grammar)], end)
     scores = torch.zeros(2, len(tokenizer) + 70)  # models pad their vocabularies
     first = constraint(torch.zeros(2, 1, dtype=torch.long), scores)
@@ -248,6 +248,6 @@ def test_a_space_that_a_tokenizer_puts_before_a_text_is_allowed():
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.convert_ids_to_tokens(ids[0]).startswith("▁")
         assert tokenizer.decode(ids) == text
-        matcher = grammars.matcher(decision_grammar(ask("x")))
+        matcher = grammars.matcher(grammar_text(ask("x")))
         assert matcher.consume_tokens(ids)
         assert matcher.is_accepting()
