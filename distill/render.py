@@ -11,7 +11,7 @@ This module knows nothing of tokenizers or models: token counts come in as a fun
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,10 +19,15 @@ import orjson
 
 from distill.chat import message_json, tool_json
 from distill.config import RenderConfig
-from distill.types import Context, Decision, Message, ToolCall, ToolSpec
+from distill.schemas import Place
+from distill.types import Context, Decision, Message, ToolSpec
 
 REPLY_COMPLETION = "reply"
 """What a decoder writes for "no tool": one short word that no tool call begins with."""
+CALL_CLOSING = "}\n</tool_call>"
+"""What it writes after a call's arguments."""
+CALL_SEPARATOR = "\n"
+"""What it writes between calls."""
 
 T = TypeVar("T")
 
@@ -178,18 +183,33 @@ that even a script of one token a character is never left to a tokenizer's trunc
 def completion(label: Decision, tools: Sequence[ToolSpec]) -> str:
     """What a decoder is taught to write: Hermes-style `<tool_call>` objects, or `reply`.
 
-    Arguments follow the schema's order, so that one call has one spelling
+    Keys follow the schema's order, so that one call has one spelling
     (NousResearch/Hermes-Function-Calling; vLLM's `hermes` tool parser reads it). A tag within an
     argument is escaped, so that it cannot end the call.
     """
-    specs = {tool.name: tool for tool in tools}
-    calls = [_ordered(call, specs.get(call.name)) for call in label.calls]
-    bodies = (_TAG.sub(r"\\u003c\1", orjson.dumps(call).decode()) for call in calls)
-    return "\n".join(f"<tool_call>\n{body}\n</tool_call>" for body in bodies) or REPLY_COMPLETION
+    places = {tool.name: Place.of(tool.parameters) for tool in tools}
+    calls = []
+    for call in label.calls:
+        arguments = _in_order(call.arguments or {}, places.get(call.name, Place.of({})))
+        calls.append(f"{call_opening(call.name)}{_json(arguments)}{CALL_CLOSING}")
+    return CALL_SEPARATOR.join(calls) or REPLY_COMPLETION
 
 
-def _ordered(call: ToolCall, spec: ToolSpec | None) -> dict[str, Any]:
-    order = list((spec.parameters.get("properties") or {}) if spec else {})
-    arguments = call.arguments or {}
-    ranked = sorted(arguments, key=lambda k: order.index(k) if k in order else len(order))
-    return {"name": call.name, "arguments": {key: arguments[key] for key in ranked}}
+def call_opening(name: str) -> str:
+    """What a decoder writes of a call up to its arguments."""
+    return f'<tool_call>\n{{"name":{_json(name)},"arguments":'
+
+
+def _json(value: Any) -> str:
+    """Compact JSON without tags; the delete character is escaped as other control characters."""
+    return _TAG.sub(r"\\u003c\1", orjson.dumps(value).decode()).replace("\x7f", r"\u007f")
+
+
+def _in_order(value: Any, place: Place) -> Any:
+    if isinstance(value, Mapping):
+        rank = {name: i for i, name in enumerate(place.keys)}
+        names = sorted(value, key=lambda name: rank.get(name, len(rank)))
+        return {name: _in_order(value[name], place.key(name)) for name in names}
+    if isinstance(value, list | tuple):
+        return [_in_order(item, place.item(i)) for i, item in enumerate(value)]
+    return value

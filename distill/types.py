@@ -62,10 +62,10 @@ class Context:
 class Decision:
     """A router's answer, or the teacher's as a label.
 
-    `confidence` is the belief that the decision is right as it stands: its tools, and where all its
-    calls have arguments, these too. None where the router cannot say; such a decision is never
-    acted on alone.
-    `scores` maps tool names (and `REPLY`) to the router's belief that each is part of the decision.
+    `confidence` is the router's belief that the decision is right as it stands: its tools, and its
+    arguments where all calls have them. It is None where the router cannot say; such a decision is
+    never acted on alone. `scores` maps tool names (and `REPLY`) to the belief that each is part of
+    the decision, whatever its arguments.
     """
 
     action: Action

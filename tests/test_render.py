@@ -293,3 +293,12 @@ def test_one_call_has_one_spelling(arguments: dict[str, object], luck: random.Ra
     there = Decision("call", (ToolCall("get", arguments),))
     back = Decision("call", (ToolCall("get", dict(items)),))
     assert completion(there, (spec,)) == completion(back, (spec,))
+
+
+def test_nested_objects_have_one_spelling_too():
+    person = {"type": "object", "properties": {"name": {}, "mail": {}}, "required": ["age"]}
+    properties = {"to": {"type": "array", "items": {"$ref": "#/$defs/person"}}}
+    spec = ToolSpec("send", "", {"properties": properties, "$defs": {"person": person}})
+    to = [{"x": 1, "age": 3, "mail": "m", "name": "n"}, {"mail": "m", "name": "n"}]
+    written = completion(Decision("call", (ToolCall("send", {"to": to}),)), (spec,))
+    assert '[{"name":"n","mail":"m","age":3,"x":1},{"name":"n","mail":"m"}]' in written

@@ -2,19 +2,30 @@
 
 The prompt is made by `PromptFormat`, which training uses too, through a chat template that is saved
 with the router: a server that is given the template and the same messages renders the same tokens.
-Output that is no well-formed call of an offered tool becomes a reply of confidence 0, which no
-policy takes for an answer.
+What is written is held to `distill.routers.grammar`; what does not end in `max_new_tokens`, or
+cannot be relied on, becomes a reply of confidence 0, which no policy takes for an answer.
+
+Confidence is the probability that the model itself gives to all that it wrote, the end included,
+and not the larger share among the allowed tokens: where the model would have written something
+else than a valid call, the grammar mends the form but not the doubt. A call of an unfamiliar tool
+that the model had to be forced into would otherwise look certain.
+
+Tokens that the grammar forces cost a forward pass each. llguidance could name them at once
+(`compute_ff_tokens`), and they could be fed together; but they may be divided otherwise than the
+model learned to write them, and then the rest would be another, too.
 """
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 import torch
+from llguidance import LLMatcher
 from peft import PeftModel
 from torch import Tensor
 from transformers import (
@@ -25,7 +36,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from distill.chat import parse_call
+from distill.chat import check_json, parse_call
 from distill.config import DecoderConfig
 from distill.errors import ModelError, RouterError
 from distill.render import Chat, fit, render_chat
@@ -33,10 +44,15 @@ from distill.routers import pretrained
 from distill.routers.confidence import calibrated
 from distill.routers.devices import device, dtype
 from distill.routers.folder import RouterFile, require_files
+from distill.routers.grammar import Constraint, Grammars, calls_text, grammar_text
+from distill.routers.grounding import UNSUPPORTED, unsupported
 from distill.types import Context, Decision, ToolCall
 
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+# Tags within JSON strings are text. Possessive, so that the time is linear in the length.
+_CALL = re.compile(
+    r'<tool_call>\s*+((?:[^"<]++|"(?:[^"\\]++|\\.)*+"|<(?!/?tool_call>))*+)</tool_call>', re.DOTALL
+)
 _NAME = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
@@ -46,19 +62,31 @@ def chat_template(style: str) -> str:
 
 
 class PromptFormat:
-    """Context -> prompt, as training and routing see it, through the tokenizer's own template."""
+    """Context -> prompt, as training and routing see it, through the tokenizer's own template.
+
+    `grammars` holds completions to their form in the same tokens.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> None:
         if tokenizer.eos_token is None:
             raise ModelError(config.model, "its tokenizer has no end token", "use a chat model")
         self.tokenizer, self.config = tokenizer, config
+        try:
+            self.grammars = Grammars(tokenizer)
+        except ValueError as error:
+            fault = (
+                f"its tokenizer cannot be held to a grammar ({str(error).splitlines()[0][:200]})"
+            )
+            raise ModelError(
+                config.model, fault, "use a model with a byte-level tokenizer"
+            ) from None
 
     @classmethod
     def new(cls, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> "PromptFormat":
         """For a training: gives the tokenizer our template, which the router's folder keeps.
 
         Raises:
-            ModelError: the tokenizer has no end token.
+            ModelError: the tokenizer has no end token, or none of llguidance's forms.
         """
         tokenizer.chat_template = chat_template(config.tools)
         return cls(tokenizer, config)
@@ -96,13 +124,15 @@ def parse_completion(text: str, context: Context) -> Decision | None:
     calls: list[ToolCall] = []
     for match in _CALL.finditer(text):
         try:
-            call = parse_call(orjson.loads(match[1]))
+            value = orjson.loads(match[1])
+            check_json(value, match[1], "tool call")
+            call = parse_call(value)
         except ValueError:
             return None
         if call.name not in offered or call.arguments is None:
             return None
         calls.append(call)
-    complete = len(calls) == text.count("<tool_call>") > 0
+    complete = calls and "<tool_call>" not in _CALL.sub("", text)
     return Decision("call", tuple(calls)) if complete else None
 
 
@@ -119,29 +149,49 @@ def decision_spans(text: str) -> list[tuple[int, int]]:
     while (opening := text.find("<tool_call>", end)) >= 0:
         body = opening + len("<tool_call>")
         name = _NAME.match(text, body)
-        close = text.find("</tool_call>", body)
+        call = _CALL.match(text, opening)
         spans.append((end, name.end() if name else len(text)))
-        end = len(text) if close < 0 else close + len("</tool_call>")
+        end = call.end() if call else len(text)
         if name is None:
             end = len(text)  # all of it stands for a call that is none
     return [*spans, (end, len(text) + 1)]
 
 
-class _ChosenLogProbability(LogitsProcessor):
-    """Keeps the greedy token's log-probability of each step: [batch] instead of [batch, vocab]."""
+class _Recorded(LogitsProcessor):
+    """Keeps, for each step, the log-probability [batch] of the token that greedy decoding takes.
 
-    def __init__(self) -> None:
+    It is the model's own, over all tokens, although only an allowed one is taken.
+    """
+
+    def __init__(self, constraint: Constraint) -> None:
+        self.constraint = constraint
         self.steps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.steps.append(scores.float().log_softmax(-1).amax(-1).cpu())
-        return scores
+        allowed = self.constraint(input_ids, scores)
+        taken = allowed.argmax(-1, keepdim=True)
+        self.steps.append(scores.float().log_softmax(-1).gather(-1, taken).squeeze(-1).cpu())
+        return allowed
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Generated:
+    """A completion: `whole` where it ended in time and within its grammar."""
+
     ids: list[int]
     log_probabilities: list[float]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What was read of a completion, and the log-probabilities of its two kinds of tokens."""
+
+    decision: Decision
+    choice: float
+    """Of those that settle which tools are called, the end included (`decision_spans`)."""
+    arguments: float
+    """Of the others."""
 
 
 class DecoderRouter:
@@ -164,24 +214,76 @@ class DecoderRouter:
         return "decoder"
 
     def decide(self, contexts: Sequence[Context]) -> list[Decision]:
+        """Reply or calls, `scores` telling the probability of the tools without their arguments."""
+        answers = self._answers(contexts, [grammar_text] * len(contexts))
+        decisions = [
+            self._decision(answer, context)
+            for answer, context in zip(answers, contexts, strict=True)
+        ]
+        return calibrated(decisions, self.file.calibration)
+
+    def fill(self, contexts: Sequence[Context], decisions: Sequence[Decision]) -> list[Decision]:
+        """Arguments for tools that were chosen elsewhere, in the order of each decision's calls.
+
+        Args:
+            contexts: what was decided on.
+            decisions: one a context; the tools called are on offer there.
+
+        Returns:
+            The decisions with filled calls, and as confidence the probability of the arguments
+            given the tools; a reply of confidence 0 where they did not end in `max_new_tokens`.
+            Where no call is left to fill, the decision's calls at confidence 1.
+        """
+        filled = [replace(decision, confidence=1.0) for decision in decisions]
+        empty = [i for i, d in enumerate(decisions) if any(c.arguments is None for c in d.calls)]
+        grammars = [
+            partial(calls_text, names=[call.name for call in decisions[i].calls]) for i in empty
+        ]
+        answers = self._answers([contexts[i] for i in empty], grammars)
+        for i, answer in zip(empty, answers, strict=True):
+            if answer is None:
+                filled[i] = Decision("reply", confidence=0.0)
+            else:
+                confidence = _confidence(answer.arguments, answer.decision, contexts[i])
+                filled[i] = replace(
+                    decisions[i], calls=answer.decision.calls, confidence=confidence
+                )
+        return filled
+
+    def _decision(self, answer: _Answer | None, context: Context) -> Decision:
+        if answer is None:
+            return Decision("reply", confidence=0.0)
+        return replace(
+            answer.decision,
+            confidence=_confidence(answer.choice + answer.arguments, answer.decision, context),
+            scores=dict.fromkeys(answer.decision.tools, _probability(answer.choice)),
+        )
+
+    def _answers(
+        self, contexts: Sequence[Context], grammars: Sequence[Callable[[Context], str]]
+    ) -> list[_Answer | None]:
+        """Completes the contexts' prompts, each under its grammar, in batches of like length."""
         prompts = [self.format.ids(self.format.prompt(context)) for context in contexts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        decisions: dict[int, Decision] = {}
+        answers: dict[int, _Answer | None] = {}
         for start in range(0, len(order), self.batch):
             chunk = order[start : start + self.batch]
-            generated = self._generate([prompts[i] for i in chunk])
+            matchers = [self.format.grammars.matcher(grammars[i](contexts[i])) for i in chunk]
+            generated = self._generate([prompts[i] for i in chunk], matchers)
             for i, output in zip(chunk, generated, strict=True):
-                decisions[i] = self._decision(output, contexts[i])
-        return calibrated([decisions[i] for i in range(len(contexts))], self.file.calibration)
+                answers[i] = self._read(output, contexts[i])
+        return [answers[i] for i in range(len(contexts))]
 
-    def _generate(self, prompts: list[list[int]]) -> list[_Generated]:
-        """Greedy completions, without the end token's padding."""
+    def _generate(
+        self, prompts: list[list[int]], matchers: Sequence[LLMatcher]
+    ) -> list[_Generated]:
+        """Greedy completions under the matchers, without the end token's padding."""
         width = max(map(len, prompts))
         pad, end = cast(int, self.tokenizer.pad_token_id), cast(int, self.tokenizer.eos_token_id)
         pad = end if pad is None else pad
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        log_probabilities = _ChosenLogProbability()
+        recorded = _Recorded(Constraint(matchers, end))
         settings = GenerationConfig(
             max_new_tokens=self.config.max_new_tokens,
             do_sample=False,
@@ -193,34 +295,36 @@ class DecoderRouter:
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 generation_config=settings,
-                logits_processor=LogitsProcessorList([log_probabilities]),
+                logits_processor=LogitsProcessorList([recorded]),
             )
-        steps = torch.stack(log_probabilities.steps, dim=1).tolist()
+        steps = torch.stack(recorded.steps, dim=1).tolist()
         results = []
-        for tokens, row in zip(output[:, width:].tolist(), steps, strict=True):
-            length = tokens.index(end) + 1 if end in tokens else len(tokens)
-            results.append(_Generated(tokens[:length], row[:length]))
+        rows = zip(output[:, width:].tolist(), steps, recorded.constraint.failed, strict=True)
+        for tokens, row, failed in rows:
+            ended = end in tokens
+            length = tokens.index(end) + 1 if ended else len(tokens)
+            results.append(_Generated(tokens[:length], row[:length], ended and not failed))
         return results
 
-    def _decision(self, output: _Generated, context: Context) -> Decision:
-        end = self.tokenizer.eos_token_id
-        body = output.ids[:-1] if output.ids and output.ids[-1] == end else output.ids
-        ends = [len(self._text(body[: i + 1])) for i in range(len(body))]
+    def _read(self, output: _Generated, context: Context) -> _Answer | None:
+        """None where the completion is not whole, or what it says cannot be relied on."""
+        if not output.whole or not all(map(math.isfinite, output.log_probabilities)):
+            return None
+        body = output.ids[:-1]
         text = self._text(body)
+        decision = parse_completion(text, context)
+        if decision is None:
+            return None
         # The end token stands one character after the text: it settles that no call follows.
-        ends += [len(text) + 1] * (len(output.ids) - len(body))
-        parsed = parse_completion(text, context)
-        if parsed is None or not all(map(math.isfinite, output.log_probabilities)):
-            return Decision("reply", confidence=0.0)
+        ends = [*(len(self._text(body[: i + 1])) for i in range(len(body))), len(text) + 1]
         spans = decision_spans(text)
-        total = sum(
-            value
-            for start, stop, value in zip([0, *ends], ends, output.log_probabilities, strict=False)
-            if any(start < high and stop > low for low, high in spans)
-        )
-        confidence = min(1.0, math.exp(total))
-        scores = dict.fromkeys(parsed.tools, confidence)
-        return Decision(parsed.action, parsed.calls, confidence, scores)
+        choice = arguments = 0.0
+        for start, stop, value in zip([0, *ends[:-1]], ends, output.log_probabilities, strict=True):
+            if any(start < high and stop > low for low, high in spans):
+                choice += value
+            else:
+                arguments += value
+        return _Answer(decision, choice, arguments)
 
     def _text(self, ids: list[int]) -> str:
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -258,3 +362,15 @@ class DecoderRouter:
         merged = merged.merge_and_unload().to(device(), dtype(config.train.precision))
         local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
         return cls(file, pretrained.load_tokenizer(local), merged)
+
+
+def _confidence(log_probability: float, decision: Decision, context: Context) -> float:
+    """The probability, less what the context does not support of the arguments."""
+    specs = {tool.name: tool for tool in context.tools}
+    doubts = sum(len(unsupported(call, specs[call.name], context)) for call in decision.calls)
+    return _probability(log_probability) * UNSUPPORTED**doubts
+
+
+def _probability(log_probability: float) -> float:
+    # Rounding may lift a sum of zeros above 0.
+    return min(1.0, math.exp(log_probability))

@@ -1,6 +1,7 @@
 """The decoder's decisions: what its confidence means, and what it does with what it cannot read."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -9,12 +10,20 @@ from itertools import pairwise
 import jsonschema
 import pytest
 import torch
-from small_shop import CANCEL, GET, PARTS, TOOLS, ask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from schema_values import labelled
+from small_shop import CANCEL, GET, PARTS, TOOLS, ask, decoder
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill.errors import ModelError
-from distill.render import REPLY_COMPLETION
-from distill.routers import load_router
-from distill.types import Decision
+from distill.routers import load_router, pretrained
+from distill.routers.decoder import DecoderRouter, PromptFormat
+from distill.routers.folder import RouterFile
+from distill.routers.grammar import Grammars, calls_text, grammar_text
+from distill.routers.grounding import UNSUPPORTED, unsupported
+from distill.routers.labels import LabelSpace
+from distill.types import Decision, ToolCall
 
 CONTEXTS = [example.context for example in PARTS.validation]
 
@@ -29,40 +38,151 @@ def router(folder):
     return load_router(folder)
 
 
-def greedy(router, prompt: list[int]) -> tuple[list[int], list[float]]:
-    """Greedy tokens and their log-probabilities by whole forward passes: no cache, no generate."""
-    ids, log_probabilities = list(prompt), []
+def greedy(router, context, grammar: str) -> tuple[list[int], list[float]]:
+    """Greedy tokens within a grammar and the model's own log-probabilities of them.
+
+    By whole forward passes, no cache and no generate; by attempts, no mask.
+    """
+    grammars = Grammars(router.tokenizer)
+    prompt = router.format.ids(router.format.prompt(context))
+    ids, log_probabilities = [], []
     for _ in range(router.config.max_new_tokens):
         with torch.inference_mode():
-            logits = router.model(input_ids=torch.tensor([ids])).logits[0, -1]
-        ids.append(int(logits.argmax()))
-        log_probabilities.append(float(logits.double().log_softmax(-1)[ids[-1]]))
-        if ids[-1] == router.tokenizer.eos_token_id:
-            break
-    return ids[len(prompt) :], log_probabilities
-
-
-def test_confidence_is_the_probability_of_the_tokens_that_choose_the_tools(router):
-    kinds = set()
-    for context in CONTEXTS:
-        ids, log_probabilities = greedy(router, router.format.ids(router.format.prompt(context)))
-        ends = [len(router.tokenizer.decode(ids[:i])) for i in range(len(ids) + 1)]
-        text = router.tokenizer.decode(ids[:-1])
-        # From a tool's closing quote to its block's end: these characters fill, they don't choose.
-        filling = [
-            (m.end(1), m.end()) for m in re.finditer(r'("name":"\w+").*?</tool_call>', text, re.S)
-        ]
-        total = sum(
-            value
-            for (start, stop), value in zip(pairwise(ends), log_probabilities, strict=True)
-            if not any(low <= start and stop <= high for low, high in filling)
+            logits = router.model(input_ids=torch.tensor([prompt + ids])).logits[0, -1]
+        best = next(
+            token
+            for token in logits.argsort(descending=True).tolist()
+            if grammars.matcher(grammar).validate_tokens([*ids, token]) == len(ids) + 1
         )
+        ids.append(best)
+        log_probabilities.append(float(logits.double().log_softmax(-1)[best]))
+        if best == router.tokenizer.eos_token_id:
+            break
+    return ids, log_probabilities
+
+
+def shares(router, ids: list[int], log_probabilities: list[float]) -> tuple[float, float]:
+    """The log-probabilities of the tokens that choose tools, and of those that fill arguments."""
+    ends = [len(router.tokenizer.decode(ids[:i])) for i in range(len(ids) + 1)]
+    text = router.tokenizer.decode(ids[:-1])
+    # From a tool's closing quote to its block's end: these characters fill, they don't choose.
+    filling = [
+        (m.end(1), m.end()) for m in re.finditer(r'("name":"\w+").*?</tool_call>', text, re.S)
+    ]
+    arguments = sum(
+        value
+        for (start, stop), value in zip(pairwise(ends), log_probabilities, strict=True)
+        if any(low <= start and stop <= high for low, high in filling)
+    )
+    return sum(log_probabilities) - arguments, arguments
+
+
+def doubt(decision, context) -> float:
+    specs = {tool.name: tool for tool in context.tools}
+    return UNSUPPORTED ** sum(len(unsupported(c, specs[c.name], context)) for c in decision.calls)
+
+
+def test_confidence_is_the_probability_of_all_that_is_written_and_supported(router):
+    kinds, doubts = set(), set()
+    for context in CONTEXTS:
+        choice, arguments = shares(router, *greedy(router, context, grammar_text(context)))
         (decision,) = router.decide([context])
         kinds.add(decision.action)
-        assert decision.confidence == pytest.approx(float(torch.tensor(total).exp()), rel=1e-4)
-        assert decision.scores == dict.fromkeys(decision.tools, decision.confidence)
-        assert text == REPLY_COMPLETION or decision.action == "call"
+        doubts.add(doubt(decision, context))
+        whole = math.exp(choice + arguments) * doubt(decision, context)
+        assert decision.confidence == pytest.approx(whole, rel=1e-4)
+        chosen = pytest.approx(math.exp(choice), rel=1e-4)
+        assert decision.scores == dict.fromkeys(decision.tools, chosen)
     assert kinds == {"call", "reply"}
+    assert doubts >= {1, UNSUPPORTED}  # this router reads orders' numbers poorly
+
+
+def test_batches_change_no_decision(router):
+    together, alone = router.decide(CONTEXTS), [router.decide([c])[0] for c in CONTEXTS]
+    assert [d.calls for d in together] == [d.calls for d in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.confidence == pytest.approx(other.confidence, rel=1e-3)
+
+
+def undecided(*names: str) -> Decision:
+    return Decision("call", tuple(ToolCall(name) for name in names), 0.7, {names[0]: 0.9})
+
+
+def test_filling_keeps_the_tools_and_says_how_sure_the_arguments_are(router, monkeypatch):
+    longer = router.config.model_copy(update={"max_new_tokens": 128})
+    monkeypatch.setattr(router, "config", longer)
+    context = ask("show orders 4 and 5")
+    asked = undecided("get_order", "cancel_order", "get_order")
+    (filled,) = router.fill([context], [asked])
+    assert [c.name for c in filled.calls] == ["get_order", "cancel_order", "get_order"]
+    for made in filled.calls:
+        jsonschema.validate(made.arguments, {t.name: t for t in TOOLS}[made.name].parameters)
+    assert filled.scores == asked.scores
+    grammar = calls_text(context, [c.name for c in asked.calls])
+    _, arguments = shares(router, *greedy(router, context, grammar))
+    whole = math.exp(arguments) * doubt(filled, context)
+    assert filled.confidence == pytest.approx(whole, rel=1e-4)
+
+
+def test_filling_what_was_decided_gives_the_decision_again(router):
+    """The same prompt, the same greedy tokens: only who chose the tools differs."""
+    decisions = router.decide(CONTEXTS)
+    bare = [
+        replace(d, calls=tuple(ToolCall(c.name) for c in d.calls), confidence=None)
+        for d in decisions
+    ]
+    filled = router.fill(CONTEXTS, bare)
+    assert [d.calls for d in filled] == [d.calls for d in decisions]
+    for one, other in zip(filled, decisions, strict=True):
+        parts = one.confidence * next(iter(other.scores.values()))
+        assert parts == pytest.approx(other.confidence, rel=1e-3)
+
+
+def test_nothing_to_fill_is_certain(router):
+    given = [Decision("reply", confidence=0.4), Decision("call", (ToolCall("list_orders", {}),))]
+    filled = router.fill([ask("thank you"), ask("what did I buy")], given)
+    assert filled == [replace(decision, confidence=1.0) for decision in given]
+    assert router.fill([], []) == []
+
+
+def test_arguments_that_do_not_end_are_a_reply_of_confidence_zero(router, monkeypatch):
+    short = router.config.model_copy(update={"max_new_tokens": 12})
+    monkeypatch.setattr(router, "config", short)
+    (filled,) = router.fill([ask("cancel order 4")], [undecided("cancel_order")])
+    assert filled == Decision("reply", confidence=0.0)
+
+
+@pytest.fixture(scope="module")
+def untrained(tiny_llama):
+    """A decoder of random weights, of a given seed."""
+    tokenizer = pretrained.load_tokenizer(pretrained.resolve(str(tiny_llama)))
+    config = LlamaConfig.from_pretrained(tiny_llama)
+    PromptFormat.new(tokenizer, decoder(tiny_llama))
+
+    def make(seed: int) -> DecoderRouter:
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        # Larger than at the start of a training, so that what it prefers varies with the context.
+        for weights in model.parameters():
+            weights.data.mul_(8)
+        return DecoderRouter(RouterFile(decoder(tiny_llama), (), LabelSpace(())), tokenizer, model)
+
+    return make
+
+
+@settings(max_examples=8, deadline=None)
+@given(labelled(min_calls=1), st.integers(0, 2**32))
+def test_a_model_of_random_weights_decides_validly(untrained, drawn, seed):
+    router = untrained(seed)
+    contexts = [ask(text, drawn.tools) for text in ("hello", "cancel order 4", "7")]
+    specs = {tool.name: tool.parameters for tool in drawn.tools}
+    asked = [replace(drawn.label, calls=tuple(ToolCall(c.name) for c in drawn.label.calls))] * 3
+    for decision in router.decide(contexts) + router.fill(contexts, asked):
+        assert 0 <= decision.confidence <= 1
+        for made in decision.calls:
+            jsonschema.validate(made.arguments, specs[made.name])
+    for decision in router.fill(contexts, asked):
+        assert decision.tools in (drawn.label.tools, ("reply",))
 
 
 def test_arguments_fit_the_schema(router):

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_shop import GET, LIST, PARTS, TOOLS, ask, call, decoder
+from tokenizers.decoders import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer
 
 from distill.errors import ModelError
@@ -134,6 +136,15 @@ def test_a_tokenizer_without_an_end_token_is_refused(tiny_llama):
         PromptFormat.new(tokenizer, decoder(tiny_llama))
 
 
+def test_a_tokenizer_that_no_grammar_can_hold_is_refused(tiny_bert):
+    """Before a training, whose router could decide nothing."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert, eos_token="[SEP]")
+    tokenizer.backend_tokenizer.decoder = WordPiece()
+    tokenizer.backend_tokenizer.pre_tokenizer = Whitespace()
+    with pytest.raises(ModelError, match="cannot be held to a grammar"):
+        PromptFormat.new(tokenizer, decoder(tiny_bert))
+
+
 def block(body: str) -> str:
     return f"<tool_call>\n{body}\n</tool_call>"
 
@@ -212,6 +223,22 @@ def test_what_is_taught_is_read_back(arguments):
     label = Decision("call" if calls else "reply", calls)
     text = completion(label, (tool,))
     assert parse_completion(text, ask("x", (tool, LIST))) == label
+
+
+def test_tags_within_a_value_are_text():
+    """The grammar lets strings hold them, whereas `completion` escapes them."""
+    reason = '"a </tool_call>\\" <tool_call>"'
+    nested = '{"name":"cancel_order","arguments":{"order":1,"reason":' + reason + "}}"
+    text = f"{block(nested)}\n{block(GOOD)}"
+    found = parse_completion(text, ask("where"))
+    assert found.tools == ("cancel_order", "get_order")
+    assert found.calls[0].arguments["reason"] == 'a </tool_call>" <tool_call>'
+    kept = "".join(text[start:stop] for start, stop in decision_spans(text))
+    assert kept == '<tool_call>\n{"name":"cancel_order"\n<tool_call>\n{"name":"get_order"'
+
+
+def test_a_number_that_would_be_read_as_another_is_no_decision():
+    assert parse_completion(block(GOOD.replace("3", "9" * 30)), ask("where")) is None
 
 
 def test_decision_spans_leave_out_the_arguments():
