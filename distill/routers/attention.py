@@ -130,7 +130,7 @@ class ToolTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.describe = nn.Linear(tools.shape[1] * width, width)
         self.description_norm = nn.LayerNorm(width)
-        # What a class is beyond its tools' words; it begins small, and weight decay keeps it so.
+        # What a class is beyond its tools' words. It begins small: few examples leave it so.
         self.own = nn.Parameter(torch.empty(len(classes), width).normal_(std=0.02))
         self.bias = nn.Parameter(torch.zeros(len(classes)))
         self.ask = Attention(width, config.heads)
