@@ -160,6 +160,22 @@ def test_cut_off_weights_are_refused(saved, copy):
     assert_refused(copy, "damaged")
 
 
+@pytest.mark.parametrize("kind", ["rnn", "attention"])
+def test_the_weights_of_another_router_are_refused(trained, tmp_path, kind):
+    copy = Path(shutil.copytree(trained(kind).folder, tmp_path / "copy"))
+    classes = json.loads((copy / "router.json").read_text())["classes"]
+    change(copy, classes=classes[1:])
+    assert_refused(copy, r"model\.safetensors: does not fit router\.json and tokenizer\.json")
+
+
+@pytest.mark.parametrize("kind", ["rnn", "attention"])
+def test_a_damaged_tokenizer_is_refused(trained, tmp_path, kind):
+    copy = Path(shutil.copytree(trained(kind).folder, tmp_path / "copy"))
+    file = copy / "tokenizer.json"
+    file.write_text(file.read_text()[:200])
+    assert_refused(copy, r"tokenizer\.json: damaged")
+
+
 def test_terms_that_do_not_fit_the_weights_are_refused(trained, tmp_path):
     copy = Path(shutil.copytree(trained("tfidf").folder, tmp_path / "copy"))
     terms = json.loads((copy / "terms.json").read_text())
