@@ -160,22 +160,50 @@ class TfidfConfig(Config):
     """Candidates for scikit-learn's C (inverse strength); the best on validation is kept."""
 
 
-class RnnConfig(Config):
-    """A tiny GRU from scratch, on a small tokenizer of its own."""
+class ScratchConfig(Config):
+    """What the networks trained from scratch share."""
 
-    kind: Literal["rnn"] = "rnn"
+    kind: str
     render: RenderConfig = RenderConfig()
-    train: TrainConfig = TrainConfig(epochs=15, learning_rate=3e-3)
+    train: TrainConfig
     vocabulary: int = Field(4000, ge=300)
     """Byte-level BPE tokens, learned from the training part."""
     max_tokens: int = Field(192, ge=8)
     """Tokens read of each context."""
+
+
+class RnnConfig(ScratchConfig):
+    """A tiny GRU from scratch, on a small tokenizer of its own."""
+
+    kind: Literal["rnn"] = "rnn"
+    train: TrainConfig = TrainConfig(epochs=15, learning_rate=3e-3)
     embedding: int = Field(96, ge=1)
     """Width of the token embedding."""
     hidden: int = Field(128, ge=1)
     """Width of the GRU in each of its two directions."""
     dropout: float = Field(0.3, ge=0, lt=1)
     """Dropout on embeddings and on the pooled state."""
+
+
+class AttentionConfig(ScratchConfig):
+    """A small transformer from scratch over the conversation and the tool catalogue."""
+
+    kind: Literal["attention"] = "attention"
+    train: TrainConfig = TrainConfig(epochs=15, learning_rate=1e-3)
+    width: int = Field(128, ge=2)
+    """Width of the token embedding and of every layer."""
+    layers: int = Field(2, ge=1)
+    """Transformer layers over the conversation."""
+    heads: int = Field(4, ge=1)
+    """Attention heads, which share the width evenly."""
+    dropout: float = Field(0.3, ge=0, lt=1)
+    """Dropout on embeddings, on what each layer adds and on what classes are answered."""
+
+    @model_validator(mode="after")
+    def _heads_are_of_even_width(self) -> "AttentionConfig":
+        if self.width % (2 * self.heads):
+            raise ValueError("width: rotary positions need a multiple of 2 * heads")
+        return self
 
 
 class EncoderConfig(Config):
@@ -220,7 +248,9 @@ class DecoderConfig(Config):
     """Tokens a decision may take; training leaves out labels that need more, and counts them."""
 
 
-AnyRouterConfig = MajorityConfig | TfidfConfig | RnnConfig | EncoderConfig | DecoderConfig
+AnyRouterConfig = (
+    MajorityConfig | TfidfConfig | RnnConfig | AttentionConfig | EncoderConfig | DecoderConfig
+)
 RouterConfig = Annotated[AnyRouterConfig, Field(discriminator="kind")]
 
 
@@ -405,6 +435,7 @@ _ROUTER_KINDS: dict[str, Any] = {
     "majority": MajorityConfig,
     "tfidf": TfidfConfig,
     "rnn": RnnConfig,
+    "attention": AttentionConfig,
     "encoder": EncoderConfig,
     "decoder": DecoderConfig,
 }

@@ -70,7 +70,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], Saved]:
     """Trains a router of the given kind on the small shop, once."""
-    from small_shop import decoder, encoder, job, rnn  # noqa: PLC0415
+    from small_shop import attention, decoder, encoder, job, rnn  # noqa: PLC0415
 
     from distill.config import MajorityConfig, TfidfConfig  # noqa: PLC0415
     from distill.training import train  # noqa: PLC0415
@@ -79,6 +79,7 @@ def trained(
         "majority": MajorityConfig,
         "tfidf": TfidfConfig,
         "rnn": lambda: rnn(epochs=12),
+        "attention": lambda: attention(epochs=12),
         "encoder": lambda: encoder(request.getfixturevalue("tiny_bert"), epochs=12),
         "decoder": lambda: decoder(request.getfixturevalue("taught_llama")),
     }
@@ -99,12 +100,14 @@ def trained(
 @pytest.fixture(scope="session")
 def config_of(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """The small shop's config of a trained kind on a tiny base; keywords go to its `train`."""
-    from small_shop import decoder, encoder, rnn  # noqa: PLC0415
+    from small_shop import attention, decoder, encoder, rnn  # noqa: PLC0415
 
     def get(kind: str, **train: object) -> Any:
         match kind:
             case "rnn":
                 return rnn(**train)
+            case "attention":
+                return attention(**train)
             case "encoder":
                 return encoder(request.getfixturevalue("tiny_bert"), **train)
             case _:

@@ -12,10 +12,12 @@ import orjson
 
 from distill.chat import trace_json
 from distill.config import (
+    AttentionConfig,
     DecoderConfig,
     EncoderConfig,
     LoraConfig,
     RnnConfig,
+    ScratchConfig,
     TrainConfig,
 )
 from distill.progress import Progress, silent
@@ -110,6 +112,28 @@ def rnn(**train: object) -> RnnConfig:
         hidden=16,
         train=_TRAIN.model_copy(update=train),
     )
+
+
+def attention(**train: object) -> AttentionConfig:
+    """A transformer of one layer of width 16; keywords go to its `TrainConfig`."""
+    return AttentionConfig(
+        vocabulary=300,
+        max_tokens=64,
+        width=16,
+        layers=1,
+        heads=2,
+        train=_TRAIN.model_copy(update=train),
+    )
+
+
+def without_dropout(config: Any) -> Any:
+    """The config of a training whose loss does not depend on who computes which rows.
+
+    The tiny base models have no dropout.
+    """
+    if isinstance(config, ScratchConfig):
+        return config.model_copy(update={"dropout": 0.0})
+    return config
 
 
 def encoder(model: Path, **train: object) -> EncoderConfig:

@@ -26,7 +26,7 @@ from distill.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "configs/run").glob("*.yaml"))
-KINDS = ["majority", "tfidf", "rnn", "encoder", "decoder"]
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder"]
 
 
 def write(path: Path, text: str) -> Path:
@@ -145,9 +145,13 @@ def test_a_router_may_have_any_name_without_confusing_the_path(file, name: str):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, "'routers.mine.kind' is missing; one of: majority, tfidf, rnn, encoder, decoder"),
+        ({}, f"'routers.mine.kind' is missing; one of: {', '.join(KINDS)}"),
         ({"kind": "gru"}, "routers.mine.kind: unknown kind 'gru'; one of: majority, tfidf"),
         ({"kind": "rnn", "hidden": 0}, "routers.mine.hidden: Input should be greater than"),
+        (
+            {"kind": "attention", "width": 36},
+            "routers.mine: width: rotary positions need a multiple of 2 * heads",
+        ),
         ({"kind": "rnn", "hidden": "wide"}, "routers.mine.hidden: Input should be a valid integer"),
         ({"kind": "rnn", "train": {"epochs": float("inf")}}, "routers.mine.train.epochs: "),
         ({"kind": "rnn", "train": {"epochs": float("nan")}}, "routers.mine.train.epochs: "),

@@ -22,6 +22,7 @@ _WHAT = {
     "majority": "the most frequent decision of the training part, a baseline to beat",
     "tfidf": "a logistic regression on word and character TF-IDF",
     "rnn": "a small GRU trained from scratch",
+    "attention": "a small transformer trained from scratch",
     "encoder": "a pretrained encoder with a tool head, its LoRA update merged into the weights",
     "decoder": "a LoRA adapter for a pretrained causal language model",
 }

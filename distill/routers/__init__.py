@@ -1,4 +1,4 @@
-"""Routers: the baselines, the RNN, the encoder and the decoder, and how a folder becomes one."""
+"""Routers: the baselines, networks from scratch, the encoder and the decoder; `load_router`."""
 
 from distill.routers.load import load_router
 

@@ -28,7 +28,7 @@ from distill.routers.confidence import (
 )
 from distill.routers.labels import LabelSpace
 from distill.runs import read_json, write_json
-from distill.types import ToolSpec
+from distill.types import REPLY, ToolSpec
 
 FORMAT = 2
 """Also raised when `distill.render` writes another text, which no trained router would know."""
@@ -89,6 +89,12 @@ def read_router_file(folder: Path) -> RouterFile:
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise RouterError(place, f"damaged ({reason})", "copy the folder again") from None
+    known = {tool.name for tool in catalogue} | {REPLY}
+    unknown = [name for names in labels.classes for name in names if name not in known]
+    if unknown:
+        raise RouterError(
+            place, f"a class names {unknown[0]!r}, which no tool is called", "copy the folder again"
+        )
     if changed:
         raise RouterError(
             place, f"tool {changed[0]!r} differs from its hash", "train the router again"

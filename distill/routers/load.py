@@ -35,6 +35,10 @@ def load_as(folder: Path, file: RouterFile) -> Router:
             from distill.routers.rnn import RnnRouter  # noqa: PLC0415
 
             return RnnRouter.load(folder, file)
+        case "attention":
+            from distill.routers.attention import AttentionRouter  # noqa: PLC0415
+
+            return AttentionRouter.load(folder, file)
         case "encoder":
             from distill.routers.encoder import EncoderRouter  # noqa: PLC0415
 

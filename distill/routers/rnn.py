@@ -4,38 +4,15 @@ It shows what a few hundred thousand parameters learn without any pretraining, a
 pretrained router therefore owes to its.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from distill.config import RnnConfig
-from distill.render import TEXT_STEPS, fit, render_text
-from distill.routers.classifier import ClassifierRouter
-from distill.routers.folder import RouterFile, require_files
-from distill.routers.labels import Probabilities
-from distill.types import Context
-
-PAD = 0
-
-
-def learn_tokenizer(texts: Sequence[str], config: RnnConfig) -> Tokenizer:
-    """A byte-level BPE (no unknown token) with `[PAD]` at 0."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocabulary,
-        special_tokens=["[PAD]"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+from distill.routers.folder import RouterFile
+from distill.routers.scratch import PAD, ScratchRouter
 
 
 class Gru(nn.Module):
@@ -85,49 +62,10 @@ def _reordered(states: Tensor, places: Tensor) -> Tensor:
     return states.gather(1, places.expand(-1, -1, states.shape[2]))
 
 
-class RnnRouter(ClassifierRouter):
+class RnnRouter(ScratchRouter):
     """The GRU as a router."""
 
-    def __init__(self, file: RouterFile, tokenizer: Tokenizer, model: Gru) -> None:
-        super().__init__(file)
-        self.tokenizer, self.model = tokenizer, model.eval()
-        self.config = cast(RnnConfig, file.config)
-
-    def text(self, context: Context) -> str:
-        return fit(
-            lambda scale: render_text(context, self.config.render, scale),
-            lambda text: len(self.tokenizer.encode(text).ids),
-            self.config.max_tokens,
-            TEXT_STEPS,
-        )
-
-    def tokens(self, text: str) -> list[int]:
-        """Token ids of a text, at most `max_tokens`, at least one."""
-        return self.tokenizer.encode(text).ids[: self.config.max_tokens] or [PAD]
-
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        rows = [torch.tensor(self.tokens(text)) for text in texts]
-        device = self.model.head.weight.device
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
-        with torch.inference_mode():
-            logits: Tensor = self.model(ids, mask)["logits"]
-        return cast(Probabilities, logits.double().softmax(1).cpu().numpy())
-
-    def save(self, path: Path) -> None:
-        state = {
-            name: tensor.contiguous().cpu() for name, tensor in self.model.state_dict().items()
-        }
-        save_file(state, path / "model.safetensors")
-        self.tokenizer.save(str(path / "tokenizer.json"))
-        self.file.save(path)
-
-    @classmethod
-    def load(cls, folder: Path, file: RouterFile) -> "RnnRouter":
-        require_files(folder, ["model.safetensors", "tokenizer.json"])
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    @staticmethod
+    def network(file: RouterFile, tokenizer: Tokenizer) -> Gru:
         config = cast(RnnConfig, file.config)
-        model = Gru(config, tokenizer.get_vocab_size(), len(file.labels))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        return cls(file, tokenizer, model)
+        return Gru(config, tokenizer.get_vocab_size(), len(file.labels))

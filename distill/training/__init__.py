@@ -2,6 +2,7 @@
 
 from distill.config import (
     AnyRouterConfig,
+    AttentionConfig,
     DecoderConfig,
     EncoderConfig,
     MajorityConfig,
@@ -29,9 +30,15 @@ def train(config: AnyRouterConfig, job: Job) -> Trained:
 
             return train_baseline(config, job)
         case RnnConfig():
-            from distill.training.classify import train_rnn  # noqa: PLC0415
+            from distill.routers.rnn import RnnRouter  # noqa: PLC0415
+            from distill.training.classify import train_from_scratch  # noqa: PLC0415
 
-            return train_rnn(config, job)
+            return train_from_scratch(config, RnnRouter, job)
+        case AttentionConfig():
+            from distill.routers.attention import AttentionRouter  # noqa: PLC0415
+            from distill.training.classify import train_from_scratch  # noqa: PLC0415
+
+            return train_from_scratch(config, AttentionRouter, job)
         case EncoderConfig():
             from distill.training.classify import train_encoder  # noqa: PLC0415
 

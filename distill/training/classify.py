@@ -1,6 +1,5 @@
-"""Training the routers that classify: the RNN from scratch, the encoder through LoRA."""
+"""Training the routers that classify: networks from scratch, the encoder through LoRA."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,13 +9,14 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
-from distill.config import EncoderConfig, LoraConfig, RnnConfig, TrainConfig
+from distill.config import AttentionConfig, EncoderConfig, LoraConfig, RnnConfig, TrainConfig
 from distill.render import cut, render_text
 from distill.routers import pretrained
 from distill.routers.encoder import EncoderClassifier, EncoderRouter, encoder_text
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
-from distill.routers.rnn import PAD, Gru, RnnRouter, learn_tokenizer
+from distill.routers.scratch import PAD, ScratchRouter, learn_tokenizer
+from distill.routers.words import REPLY_IN_WORDS, in_words
 from distill.training import loop
 from distill.training.adapt import adapted, require_fit
 from distill.training.job import Job, Trained
@@ -28,21 +28,22 @@ _PRIOR = 5.0
 """The logit with which a tool's own description starts (`_describe_classes`)."""
 
 
-def train_rnn(config: RnnConfig, job: Job) -> Trained:
-    """A GRU and its tokenizer, both from the training part alone."""
+def train_from_scratch(
+    config: RnnConfig | AttentionConfig, kind: type[ScratchRouter], job: Job
+) -> Trained:
+    """A network and its tokenizer, both from the training part alone."""
     set_seed(job.seed)
     log = RunLog(job, config.train)
     labels = LabelSpace.of(example.label for example in job.parts.train)
     texts = [render_text(example.context, config.render) for example in job.parts.train]
-    tokenizer = learn_tokenizer(texts, config)
-    model = Gru(config, tokenizer.get_vocab_size(), len(labels))
-    router = RnnRouter(RouterFile(config, job.parts.catalogue, labels), tokenizer, model)
+    tokenizer = learn_tokenizer(texts, config.vocabulary)
+    router = kind.untrained(RouterFile(config, job.parts.catalogue, labels), tokenizer)
 
     def row(example: Example) -> loop.Row:
         ids = router.tokens(router.text(example.context))
         return {"input_ids": ids, "labels": labels.index(example.label)}
 
-    best = _train(model, row, labels, config.train, job, log=log, pad=PAD)
+    best = _train(router.model, row, labels, config.train, job, log=log, pad=PAD)
     router.model = best.eval().cpu()
     return Trained(router, _count(best), _count(best), log.seconds)
 
@@ -121,9 +122,8 @@ def _describe_classes(
 
 def _in_words(name: str, descriptions: Mapping[str, str]) -> str:
     if name == REPLY:
-        return "answer in words, nothing to look up or to do"
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_.-]+", " ", name)
-    return f"{spaced}: {cut(descriptions.get(name, ''), 200)}"
+        return REPLY_IN_WORDS
+    return f"{in_words(name)}: {cut(descriptions.get(name, ''), 200)}"
 
 
 def _targets(config: LoraConfig, model: EncoderClassifier) -> str | list[str]:

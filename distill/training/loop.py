@@ -1,7 +1,7 @@
 """The one training loop: transformers' `Trainer`, set up so that every run resumes exactly.
 
-The RNN, the encoder and (through TRL's subclass) the decoder train with the arguments, the batches
-and the checkpoints made here. A run that is killed goes on from its last whole checkpoint
+All trained kinds (the decoder through TRL's subclass) take the arguments, the batches and the
+checkpoints made here. A run that is killed goes on from its last whole checkpoint
 and ends at the weights of an unbroken one; with several processes each step sees the same examples
 as with one. This module knows nothing of routers or datasets, only of rows with `input_ids`.
 """

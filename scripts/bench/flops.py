@@ -11,11 +11,13 @@ so 4 P when frozen and 6 P when trained, the two small matrices of a LoRA update
 tokens costs 12·T²·width a layer, two products forward and four backward (Chowdhery et al. 2022,
 arXiv:2204.02311, appendix B), and half of it where a token sees only those before it. A GRU's
 weights are used once a token, like a linear layer's. A classification head is used once a row; the
-vocabulary projection once a token of the completion, because TRL computes it nowhere else.
+vocabulary projection once a token of the completion, because TRL computes it nowhere else. The
+attention router's classes ask every token of a row, 12·T·classes·width in all.
 
 Counted is what the task needs, for real tokens: padding, recomputation, normalisation, activation
-functions and embedding look-ups count nothing. Counted though not needed is the gradient into the
-first layer's input projections (1 to 2% of a six-layer encoder).
+functions and embedding look-ups count nothing, nor does what is done once a step whatever its rows:
+the attention router's descriptions of its classes. Counted though not needed is the gradient into
+the first layer's input projections (1 to 2% of a six-layer encoder).
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+from distill.routers.attention import ToolTransformer
 
 FROZEN, TRAINED = 4, 6
 
@@ -49,6 +53,8 @@ class Cost:
 
 def cost(model: nn.Module) -> Cost:
     """The cost of training a router's model as it stands: what requires a gradient is trained."""
+    if isinstance(model, ToolTransformer):
+        return _tool_transformer(model)
     token = answer = row = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.GRU):
@@ -63,6 +69,18 @@ def cost(model: nn.Module) -> Cost:
             else:
                 token += flops
     return Cost(token, answer, row, _attention(model))
+
+
+def _tool_transformer(model: ToolTransformer) -> Cost:
+    classes, width = model.own.shape
+    asked = [*model.layers, model.ask.keys, model.ask.values]
+    linear = [m for part in asked for m in part.modules() if isinstance(m, nn.Linear)]
+    return Cost(
+        token=TRAINED * sum(m.weight.numel() for m in linear) + 12 * classes * width,
+        answer=0,
+        row=TRAINED * classes * (model.ask.out.weight.numel() + width),
+        square=12 * len(model.layers) * width,
+    )
 
 
 def _attention(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ samples are too few for (p99 of fewer than 100) is left out. All routers take ha
 cores, nearly all of it the decoder's.
 
 Example:
-    python scripts/bench/latency.py --routers tfidf rnn encoder --samples 200
+    python scripts/bench/latency.py --routers tfidf rnn attention encoder --samples 200
 """
 
 import argparse
@@ -32,11 +32,13 @@ from peft import get_peft_model
 from training import open_dataset, training_parts
 
 from distill.config import (
+    AttentionConfig,
     DecoderConfig,
     EncoderConfig,
     MajorityConfig,
     RenderConfig,
     RnnConfig,
+    ScratchConfig,
     TfidfConfig,
 )
 from distill.errors import InputError
@@ -44,11 +46,13 @@ from distill.evaluation.latency import measure, supported
 from distill.progress import silent
 from distill.render import completion, render_text
 from distill.routers import load_router, pretrained
+from distill.routers.attention import AttentionRouter
 from distill.routers.decoder import DecoderRouter, PromptFormat
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
-from distill.routers.rnn import Gru, RnnRouter, learn_tokenizer
+from distill.routers.rnn import RnnRouter
+from distill.routers.scratch import ScratchRouter, learn_tokenizer
 from distill.runs import RunDir, hardware, new_folder, write_json
 from distill.training import Job, Parts, train
 from distill.types import Context, Message, Router
@@ -56,7 +60,7 @@ from distill.types import Context, Message, Router
 WHOLE = RenderConfig(first_chars=1_000_000)
 """Nothing of the conversation is cut, so that every router reads all of it."""
 
-KINDS = ["majority", "tfidf", "rnn", "encoder", "decoder"]
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder"]
 
 
 @dataclass
@@ -117,10 +121,10 @@ class Bench:
                 return {kind: self._loaded(kind, train(config, job).router)}
             case "rnn":
                 rnn = RnnConfig(render=WHOLE, max_tokens=limit)
-                texts = [render_text(example.context, WHOLE) for example in self.parts.train]
-                tokenizer = learn_tokenizer(texts, rnn)
-                model = Gru(rnn, tokenizer.get_vocab_size(), len(self.labels))
-                return {kind: self._loaded(kind, RnnRouter(self._file(rnn), tokenizer, model))}
+                return {kind: self._loaded(kind, self._from_scratch(rnn, RnnRouter))}
+            case "attention":
+                attention = AttentionConfig(render=WHOLE, max_tokens=limit)
+                return {kind: self._loaded(kind, self._from_scratch(attention, AttentionRouter))}
             case "encoder":
                 encoder = EncoderConfig(model=self.encoder, render=WHOLE, max_tokens=longest)
                 base = pretrained.resolve(self.encoder)
@@ -131,6 +135,11 @@ class Bench:
                 return {kind: self._loaded(kind, router)}
             case _:
                 return self._decoders(DecoderConfig(model=self.decoder, render=WHOLE), limit)
+
+    def _from_scratch(self, config: ScratchConfig, kind: type[ScratchRouter]) -> ScratchRouter:
+        texts = [render_text(example.context, WHOLE) for example in self.parts.train]
+        tokenizer = learn_tokenizer(texts, config.vocabulary)
+        return kind.untrained(self._file(config), tokenizer)
 
     def _decoders(self, config: DecoderConfig, limit: int) -> dict[str, Router]:
         config = config.model_copy(update={"max_tokens": limit})
@@ -167,7 +176,7 @@ class Bench:
 def reads(router: Any, context: Context) -> int:
     """Tokens that a router reads of a context, in its own tokenizer; 0 where it has none."""
     match router:
-        case RnnRouter():
+        case ScratchRouter():
             return len(router.tokens(router.text(context)))
         case EncoderRouter():
             return len(router.tokenizer(router.text(context)).input_ids)

@@ -9,7 +9,7 @@ forward is the model with its loss; backward the gradients; optimizer AdamW's up
 batching, clipping, logging and the trainer's own work.
 
 Example:
-    python scripts/bench/training.py --routers rnn encoder decoder --steps 8
+    python scripts/bench/training.py --routers rnn attention encoder decoder --steps 8
 """
 
 import argparse
@@ -34,7 +34,7 @@ from torch.optim.optimizer import (
 )
 from transformers import Trainer
 
-from distill.config import DataConfig, DecoderConfig, EncoderConfig, RnnConfig
+from distill.config import AttentionConfig, DataConfig, DecoderConfig, EncoderConfig, RnnConfig
 from distill.dataset import Dataset, load_dataset
 from distill.dataset.vote import repeated, vote
 from distill.errors import InputError
@@ -45,7 +45,7 @@ from distill.training import Job, Parts, Trained, train
 WARM_UP = 2
 """First steps left out: allocators, caches and compilers are still filling."""
 
-TrainedConfig = RnnConfig | EncoderConfig | DecoderConfig
+TrainedConfig = RnnConfig | AttentionConfig | EncoderConfig | DecoderConfig
 
 
 @dataclass
@@ -220,6 +220,7 @@ def configs(args: argparse.Namespace) -> dict[str, TrainedConfig]:
     """The default config of each kind."""
     return {
         "rnn": RnnConfig(),
+        "attention": AttentionConfig(),
         "encoder": EncoderConfig(model=args.encoder),
         "decoder": DecoderConfig(model=args.decoder),
     }
@@ -245,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = ["rnn", "encoder", "decoder"]
+    kinds = ["rnn", "attention", "encoder", "decoder"]
     parser.add_argument("--routers", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--steps", type=int, help=f"steps each, over {WARM_UP} (default: by kind)")
     parser.add_argument("--dataset", type=Path, help="a dataset folder (default: the sample)")
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.steps is not None and args.steps <= WARM_UP:
         parser.error(f"--steps: {args.steps} leaves nothing after {WARM_UP} warm-up steps")
-    steps = {"rnn": 12, "encoder": 10, "decoder": 6}
+    steps = {"rnn": 12, "attention": 12, "encoder": 10, "decoder": 6}
     machine, rows = hardware(), {}
     print(describe(machine), flush=True)
     print(HEADER, flush=True)

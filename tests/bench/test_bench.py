@@ -108,6 +108,28 @@ def test_the_formula_agrees_with_the_products_an_encoder_does(script: Any, tiny_
     assert expected <= script("flops").cost(model).of([100] * 4, 0) < 1.1 * expected
 
 
+def test_the_formula_agrees_with_the_products_the_attention_router_does(script: Any):
+    import torch  # noqa: PLC0415
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: PLC0415
+
+    from distill.config import AttentionConfig  # noqa: PLC0415
+    from distill.routers.attention import ToolTransformer  # noqa: PLC0415
+
+    classes, tools = 20, torch.randint(1, 300, (5, 3, 7))
+    shares = torch.rand(classes, 5)
+    model = ToolTransformer(AttentionConfig(width=64), 300, tools, shares)
+    ids = torch.randint(1, 300, (4, 100))
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.tensor([0, 1, 2, 3]),
+    }
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = counted(model, batch)
+    # What the formula leaves out: the classes and their questions, made once a step.
+    assert 0.95 * expected < script("flops").cost(model).of([100] * 4, 0) <= expected
+
+
 def test_the_formula_agrees_with_the_products_a_decoder_does(script: Any, tiny_llama: Path):
     import torch  # noqa: PLC0415
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
@@ -199,7 +221,7 @@ def test_training_reports_each_router(
     output = tmp_path / "figures.json"
     training.main(["--dataset", str(dataset), *tiny, "--steps", "4", "--output", str(output)])
     figures = json.loads(output.read_bytes())["routers"]
-    assert list(figures) == ["rnn", "encoder", "decoder"]
+    assert list(figures) == ["rnn", "attention", "encoder", "decoder"]
     for row in figures.values():
         assert row["steps"] == 4 - training.WARM_UP
         assert sum(row["shares"].values()) == pytest.approx(1)
@@ -221,7 +243,7 @@ def test_latency_reports_each_kind_against_the_encoder(
     names = [row["router"].split(",")[0] for row in rows]
     assert names == [
         kind
-        for kind in ["encoder", "majority", "tfidf", "rnn", "decoder", "decoder"]
+        for kind in ["encoder", "majority", "tfidf", "rnn", "attention", "decoder", "decoder"]
         for _ in range(2)
     ]
     assert rows[0]["ratio"] == 1

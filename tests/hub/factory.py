@@ -15,7 +15,7 @@ from distill.routers.folder import FORMAT
 from distill.routers.pretrained import PACKAGES, BaseModel
 from distill.runs import RunDir, write, write_json
 
-KINDS = ["majority", "tfidf", "rnn", "encoder", "decoder"]
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder"]
 
 _MINILM = PACKAGES["packaged:minilm"]
 BASES = {

@@ -107,7 +107,7 @@ def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
         "--enable-auto-tool-choice --tool-call-parser hermes --generation-config vllm": {"decoder"},
         "Generated arguments": {"decoder"},
         "`terms.json` lists words": {"tfidf"},
-        "`tokenizer.json` lists": {"rnn"},
+        "`tokenizer.json` lists": {"rnn", "attention"},
         "load_router(pull(": set(KINDS),
         "Prompt injection": set(KINDS),
     }

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 REPO = "acme/desk-router"
 CONTEXTS = [example.context for example in PARTS.validation]
-KINDS = ["tfidf", "rnn", "encoder", "decoder"]
+KINDS = ["tfidf", "rnn", "attention", "encoder", "decoder"]
 
 
 @pytest.fixture

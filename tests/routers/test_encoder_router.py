@@ -83,7 +83,12 @@ def test_lora_moved_the_encoder_and_spared_its_pooler(saved, tiny_bert):
 
 @pytest.mark.parametrize(
     ("kind", "word"),
-    [("encoder", "again and "), ("encoder", "東京都の注文"), ("rnn", "again and ")],
+    [
+        ("encoder", "again and "),
+        ("encoder", "東京都の注文"),
+        ("rnn", "again and "),
+        ("attention", "again and "),
+    ],
 )
 def test_a_long_conversation_fits_with_its_latest_turn(trained, kind, word):
     """Left to a tokenizer's truncation, the latest turn would be what is lost."""

@@ -13,7 +13,7 @@ from distill.errors import RouterError
 from distill.routers import load_router
 from distill.types import Context, Message
 
-KINDS = ["majority", "tfidf", "rnn", "encoder", "decoder"]
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder"]
 CONTEXTS = [example.context for example in PARTS.validation]
 
 
@@ -43,7 +43,7 @@ def test_a_copied_folder_decides_as_the_trained_router(saved, copy):
     assert_same(router.decide(CONTEXTS), saved.router.decide(CONTEXTS))
 
 
-@pytest.mark.parametrize("kind", ["tfidf", "rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["tfidf", "rnn", "attention", "encoder", "decoder"])
 def test_the_decisions_under_test_are_not_all_one(trained, kind):
     decisions = trained(kind).router.decide(CONTEXTS)
     assert len({d.tools for d in decisions}) >= 3
@@ -107,6 +107,7 @@ def test_each_missing_file_is_named(saved, copy):
         "majority": ["model.safetensors"],
         "tfidf": ["model.safetensors", "terms.json"],
         "rnn": ["model.safetensors", "tokenizer.json"],
+        "attention": ["model.safetensors", "tokenizer.json"],
         "encoder": ["model.safetensors", "2_Dense/model.safetensors"],
         "decoder": ["adapter_model.safetensors", "adapter_config.json"],
     }[saved.router.kind]
@@ -127,6 +128,12 @@ def test_an_edited_tool_is_refused(saved, copy):
     value["catalogue"][1]["tool"]["function"]["description"] = "Does something else."
     change(copy, catalogue=value["catalogue"])
     assert_refused(copy, "tool 'cancel_order' differs from its hash")
+
+
+def test_a_class_of_no_known_tool_is_refused(saved, copy):
+    classes = json.loads((copy / "router.json").read_text())["classes"]
+    change(copy, classes=[["fly_away"], *classes[1:]])
+    assert_refused(copy, r"router\.json: a class names 'fly_away', which no tool is called")
 
 
 def test_another_format_is_refused(saved, copy):
@@ -151,6 +158,22 @@ def test_cut_off_weights_are_refused(saved, copy):
     weights = copy / f"{name}.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
     assert_refused(copy, "damaged")
+
+
+@pytest.mark.parametrize("kind", ["rnn", "attention"])
+def test_the_weights_of_another_router_are_refused(trained, tmp_path, kind):
+    copy = Path(shutil.copytree(trained(kind).folder, tmp_path / "copy"))
+    classes = json.loads((copy / "router.json").read_text())["classes"]
+    change(copy, classes=classes[1:])
+    assert_refused(copy, r"model\.safetensors: does not fit router\.json and tokenizer\.json")
+
+
+@pytest.mark.parametrize("kind", ["rnn", "attention"])
+def test_a_damaged_tokenizer_is_refused(trained, tmp_path, kind):
+    copy = Path(shutil.copytree(trained(kind).folder, tmp_path / "copy"))
+    file = copy / "tokenizer.json"
+    file.write_text(file.read_text()[:200])
+    assert_refused(copy, r"tokenizer\.json: damaged")
 
 
 def test_terms_that_do_not_fit_the_weights_are_refused(trained, tmp_path):

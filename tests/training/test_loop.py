@@ -10,7 +10,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
-from small_shop import PARTS, TOOLS, decoder, job, losses, rnn
+from small_shop import PARTS, TOOLS, decoder, job, losses, rnn, without_dropout
 from torch.utils.data import BatchSampler
 from transformers import Trainer, TrainerState, TrainingArguments
 
@@ -189,14 +189,12 @@ def test_nothing_but_halves_is_a_fresh_start(tmp_path):
     assert last_whole_checkpoint(run) is None
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
 def test_smaller_micro_batches_take_the_same_steps(config_of, tmp_path, kind):
     """The decoder's loss is a mean over tokens, which micro-batches hold different numbers of."""
     curves = []
     for micro in (8, 2):
-        config = config_of(kind, micro_batch=micro, epochs=1)
-        if kind == "rnn":
-            config = config.model_copy(update={"dropout": 0.0})
+        config = without_dropout(config_of(kind, micro_batch=micro, epochs=1))
         run = job(tmp_path / str(micro))
         train(config, run)
         curves.append(losses(run.run))
@@ -286,11 +284,12 @@ def test_a_loss_that_is_no_number_ends_training_with_its_cure(tmp_path):
 
 def test_turning_texts_into_tokens_counts_as_training(config_of, tmp_path, monkeypatch):
     """As it does for a baseline, so that the times compare."""
-    for kind in ("rnn", "encoder", "decoder"):
+    for kind in ("rnn", "attention", "encoder", "decoder"):
         now = [0.0]
         monkeypatch.setattr(logs.time, "monotonic", lambda now=now: now[0])
         module, name = {
             "rnn": (classify, "render_text"),
+            "attention": (classify, "render_text"),
             "encoder": (classify, "encoder_text"),
             "decoder": (sft, "completion"),
         }[kind]
@@ -309,7 +308,7 @@ def tools_of(router, examples) -> list[Decision]:
     return [Decision(d.action, d.calls) for d in router.decide([e.context for e in examples])]
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
 def test_a_validation_part_smaller_than_a_batch_counts(config_of, tmp_path, kind):
     run = job(tmp_path, parts=Parts(PARTS.train, PARTS.validation[:3], TOOLS))
     train(config_of(kind, epochs=1), run)
@@ -317,7 +316,7 @@ def test_a_validation_part_smaller_than_a_batch_counts(config_of, tmp_path, kind
     assert sum("eval_loss" in line for line in lines) == 3
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
 def test_no_validation_part_is_refused_with_its_cure(config_of, tmp_path, kind):
     parts = Parts(PARTS.train, [], TOOLS)
     with pytest.raises(DatasetError, match=r"data\.split\.validation: .*raise it"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 import pytest
 from safetensors.torch import load_file
-from small_shop import write_traces
+from small_shop import without_dropout, write_traces
 
 from distill.config import RunConfig, dump
 from distill.dataset import load_dataset
@@ -35,8 +35,11 @@ def runs(tmp_path_factory, config_of):
     """The run directories of one process and of two, by router, and what two processes printed."""
     folder = tmp_path_factory.mktemp("processes")
     traces = write_traces(folder / "traces.jsonl")
-    # Dropout would draw other masks in each process; the tiny bases have none.
-    gru = config_of("rnn", micro_batch=MICRO_BATCH).model_copy(update={"dropout": 0.0})
+
+    def settings(kind: str) -> dict[str, object]:
+        # Dropout would draw other masks in each process.
+        return without_dropout(config_of(kind, micro_batch=MICRO_BATCH)).model_dump()
+
     config = RunConfig.model_validate(
         {
             "name": "job",
@@ -47,9 +50,7 @@ def runs(tmp_path_factory, config_of):
             },
             "routers": {
                 "tfidf": {"kind": "tfidf"},
-                "rnn": gru.model_dump(),
-                "encoder": config_of("encoder", micro_batch=MICRO_BATCH).model_dump(),
-                "decoder": config_of("decoder", micro_batch=MICRO_BATCH).model_dump(),
+                **{kind: settings(kind) for kind in ("rnn", "attention", "encoder", "decoder")},
             },
         }
     )
@@ -82,20 +83,20 @@ def log(run: RunDir, key: str) -> list[float]:
     return [line[key] for line in lines if key in line]
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
 def test_there_are_as_many_processes_as_asked_for(runs, kind):
     assert set(log(runs["one"][kind], "processes")) == {1}
     assert set(log(runs["two"][kind], "processes")) == {2}
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
 def test_two_processes_follow_the_same_curve(runs, kind):
     one, two = runs["one"][kind], runs["two"][kind]
     assert len(log(one, "loss")) >= 8
     assert log(two, "loss") == pytest.approx(log(one, "loss"), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
 def test_two_processes_validate_the_same_rows(runs, kind):
     """Also where they fill the last batches with copies, which must not count."""
     one, two = runs["one"][kind], runs["two"][kind]
@@ -106,7 +107,7 @@ def test_two_processes_validate_the_same_rows(runs, kind):
         assert log(two, key) == pytest.approx(log(one, key), rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
 def test_two_processes_end_at_the_same_weights(runs, kind):
     name = "adapter_model" if kind == "decoder" else "model"
     one, two = (
@@ -119,7 +120,7 @@ def test_two_processes_end_at_the_same_weights(runs, kind):
         assert difference < 2e-3 + 2e-3 * one[key].abs().max(), key
 
 
-@pytest.mark.parametrize("kind", ["tfidf", "rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["tfidf", "rnn", "attention", "encoder", "decoder"])
 def test_two_processes_leave_a_whole_run(runs, kind):
     run = runs["two"][kind]
     assert run.whole
@@ -129,4 +130,4 @@ def test_two_processes_leave_a_whole_run(runs, kind):
 
 def test_one_process_alone_speaks(runs):
     paths = [Path(line).name for line in runs["two printed"].split()]
-    assert paths == ["tfidf-s0", "rnn-s0", "encoder-s0", "decoder-s0"]
+    assert paths == ["tfidf-s0", "rnn-s0", "attention-s0", "encoder-s0", "decoder-s0"]

@@ -7,12 +7,12 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_shop import PARTS, TOOLS, examples, job
+from small_shop import PARTS, TOOLS, examples, job, without_dropout
 
 from distill.training import Parts, train
 from distill.training.validation import distinct, ratio
 
-KINDS = ["rnn", "encoder", "decoder"]
+KINDS = ["rnn", "attention", "encoder", "decoder"]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
@@ -50,9 +50,8 @@ def figures(config_of, tmp_path_factory):
     """The evaluations of a short training, by kind, validation part and micro batch."""
 
     def get(kind, validation, micro=4):
-        config = config_of(kind, epochs=1, evaluations=1, micro_batch=micro)
-        if kind == "rnn":  # whose dropout would draw other masks for other micro batches
-            config = config.model_copy(update={"dropout": 0.0})
+        # Dropout would draw other masks for other micro batches.
+        config = without_dropout(config_of(kind, epochs=1, evaluations=1, micro_batch=micro))
         run = job(tmp_path_factory.mktemp(kind), parts=Parts(PARTS.train, validation, TOOLS))
         train(config, run)
         (found,) = evaluations(run.run)
