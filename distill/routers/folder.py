@@ -2,7 +2,7 @@
 
     router.json     kind, config (render settings included), catalogue with a hash per tool,
                     decision classes, base model, calibration and thresholds
-    *.safetensors   weights, or a PEFT adapter
+    *.safetensors   weights, or a PEFT adapter; an exported encoder has model.onnx instead
     tokenizer.json, chat_template.jinja, …   as the kind needs
 
 A folder moves to another machine by copying: a base model stands in it by name and checksum. The
@@ -38,6 +38,8 @@ class RouterFile:
     base_model: dict[str, Any] | None = None
     calibration: dict[str, Any] | None = None
     thresholds: dict[str, Any] | None = None
+    onnx: dict[str, Any] | None = None
+    """For an encoder that ONNX Runtime computes: `sha256` of its graph, and `quantise`."""
 
     def save(self, folder: Path) -> None:
         """Write `router.json` into an existing folder."""
@@ -51,6 +53,7 @@ class RouterFile:
             "base_model": self.base_model,
             "calibration": self.calibration,
             "thresholds": self.thresholds,
+            "onnx": self.onnx,
         }
         write_json(folder / "router.json", value)
 
@@ -92,6 +95,7 @@ def read_router_file(folder: Path) -> RouterFile:
         value.get("base_model"),
         value.get("calibration"),
         value.get("thresholds"),
+        value.get("onnx"),
     )
 
 

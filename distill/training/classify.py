@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, se
 from distill.config import EncoderConfig, LoraConfig, RnnConfig, TrainConfig
 from distill.render import cut, render_text
 from distill.routers import pretrained
-from distill.routers.encoder import EncoderClassifier, EncoderRouter, encoder_text
+from distill.routers.encoder import EncoderClassifier, EncoderRouter
+from distill.routers.encoding import encoder_text
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.routers.rnn import PAD, Gru, RnnRouter, learn_tokenizer
