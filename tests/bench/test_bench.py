@@ -68,8 +68,9 @@ def test_every_script_is_explained():
     assert [name for name in scripts if f"`{name}" not in text] == []
 
 
-def test_the_peak_is_a_rate(script: Any):
+def test_the_peaks_are_rates(script: Any):
     assert script("machine").matmul_peak("float32", 64, repeats=2) > 0
+    assert script("machine").int8_peak(64, repeats=2) > 0
 
 
 # Counting
@@ -106,6 +107,23 @@ def test_the_formula_agrees_with_the_products_an_encoder_does(script: Any, tiny_
     expected = counted(model, batch)
     # What the formula counts too much: the gradient into the first of two layers' projections.
     assert expected <= script("flops").cost(model).of([100] * 4, 0) < 1.1 * expected
+
+
+def test_the_formula_of_a_decision_counts_its_products(script: Any, tiny_bert: Path):
+    import torch  # noqa: PLC0415
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
+
+    from distill.routers import pretrained  # noqa: PLC0415
+    from distill.routers.encoder import EncoderClassifier  # noqa: PLC0415
+
+    base = pretrained.load_encoder(pretrained.resolve(str(tiny_bert)))
+    base.set_attn_implementation("eager")
+    model = EncoderClassifier(base, 5)
+    ids = torch.randint(3, 200, (1, 50))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(ids, torch.ones_like(ids))
+    pooler = 2 * base.config.hidden_size**2  # computed and thrown away: no decision needs it
+    assert script("flops").forward_cost(model).of([50], 0) == counter.get_total_flops() - pooler
 
 
 def test_the_formula_agrees_with_the_products_a_decoder_does(script: Any, tiny_llama: Path):
@@ -212,22 +230,28 @@ def test_latency_reports_each_kind_against_the_encoder(
     dataset: Path,
     tmp_path: Path,
     tiny: list[str],
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    latency = script("latency")
+    monkeypatch.setattr(latency, "matmul_peak", lambda dtype, size: 1e12)
+    monkeypatch.setattr(latency, "int8_peak", lambda size: 2e12)
     output = tmp_path / "figures.json"
     sizes = ["--tokens", "16", "64", "--samples", "2", "--batch", "2"]
-    script("latency").main(["--dataset", str(dataset), *tiny, *sizes, "--output", str(output)])
+    latency.main(["--dataset", str(dataset), *tiny, *sizes, "--output", str(output)])
     rows = json.loads(output.read_bytes())["rows"]
     names = [row["router"].split(",")[0] for row in rows]
     assert names == [
         kind
-        for kind in ["encoder", "majority", "tfidf", "rnn", "decoder", "decoder"]
+        for kind in ["encoder", "majority", "tfidf", "rnn", "encoder-int8", "decoder", "decoder"]
         for _ in range(2)
     ]
     assert rows[0]["ratio"] == 1
-    for row in rows[:2]:
+    for row in [row for row in rows if row["router"].startswith("encoder")]:
         assert row["context_tokens"] - 8 < row["reads"] <= row["context_tokens"]
-    assert "cores" in capsys.readouterr().out.splitlines()[0]
+        assert row["forward_ms"] > 0
+        peak = 2e12 if row["router"] == "encoder-int8" else 1e12
+        assert row["peak_ops_per_s"] == peak
+        assert 0 < row["share_of_peak"] < 1
 
 
 def test_a_measured_decoder_writes_as_much_as_asked(
