@@ -66,13 +66,10 @@ class Task:
     ours: EncoderRouter
     train: list[Example]
     validation: list[Example]
+    base: pretrained.BaseModel
+    """Untuned; a sentence-transformers model."""
     pairs: int
     seed: int
-
-    @property
-    def base(self) -> str:
-        """The untuned base's folder, which is a sentence-transformers model."""
-        return pretrained.resolve(cast(Any, self.ours.file.config).model).source
 
     def texts(self, examples: Sequence[Example]) -> list[str]:
         return [self.ours.text(example.context) for example in examples]
@@ -107,9 +104,8 @@ class Neighbours(Peer):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        base = pretrained.BaseModel("base", task.base, None, "base", None)
-        self.tokenizer = pretrained.load_tokenizer(base)
-        self.encoder = EncoderClassifier(pretrained.load_encoder(base), 1).eval()
+        self.tokenizer = pretrained.load_tokenizer(task.base)
+        self.encoder = EncoderClassifier(pretrained.load_encoder(task.base), 1).eval()
         self.known = self._embed(task.texts(task.train))
         self.classes = np.eye(len(self.file.labels))[task.classes(task.train)]
         self.k = max(K, key=lambda k: self._hits(task.validation, k))
@@ -149,7 +145,7 @@ class SemanticRouter(Peer):
         for text, index in zip(task.texts(task.train), labels, strict=True):
             utterances.setdefault(index, {})[text] = None
         routes = [Route(name=str(i), utterances=list(texts)) for i, texts in utterances.items()]
-        self.router = IndexedRouter(LocalEncoder(name=task.base), routes)
+        self.router = IndexedRouter(LocalEncoder(name=task.base.source), routes)
         known = [None if i < 0 else str(i) for i in task.classes(task.validation)]
         self.router.fit(task.texts(task.validation), known)
 
@@ -170,7 +166,7 @@ class SetFit(Peer):
         from datasets import Dataset as Rows  # noqa: PLC0415
         from setfit import SetFitModel, Trainer, TrainingArguments  # noqa: PLC0415
 
-        self.model = SetFitModel.from_pretrained(task.base)
+        self.model = SetFitModel.from_pretrained(task.base.source)
         batch = 16
         with tempfile.TemporaryDirectory() as temporary:
             arguments = TrainingArguments(
@@ -224,6 +220,7 @@ class Bench:
     """One job's folder."""
 
     job: Path
+    base: str
     pairs: int
     samples: int
     rows: dict[str, Row] = field(default_factory=dict)
@@ -236,6 +233,7 @@ class Bench:
         task = Task(
             cast(EncoderRouter, load_router(run.path)),
             *(vote(dataset.examples(part)) for part in ("train", "validation")),
+            pretrained.resolve(self.base),
             self.pairs,
             seed,
         )
@@ -268,29 +266,27 @@ class Bench:
         start = time.perf_counter()
         peer = kind(task)
         seconds = time.perf_counter() - start
-        self._decided(name, peer, dataset, seconds, peer.note)
+        self._decided(name, peer, dataset, seconds)
 
     def _exported(self, run: RunDir, dataset: Dataset) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             export(run.path, Path(temporary) / "router")
             router = load_router(Path(temporary) / "router")
-        self._decided("encoder-int8", router, dataset, read_json(run.manifest)["train_seconds"], "")
+        self._decided("encoder-int8", router, dataset, read_json(run.manifest)["train_seconds"])
 
-    def _decided(
-        self, name: str, router: Router, dataset: Dataset, seconds: float, note: str
-    ) -> None:
+    def _decided(self, name: str, router: Router, dataset: Dataset, seconds: float) -> None:
         examples = list(dataset.examples("test"))
         decisions = router.decide([example.context for example in examples])
         found = [
             Prediction(e.id, e.group, e.label, decision, e.weight, Difficulty.of(e))
             for e, decision in zip(examples, decisions, strict=True)
         ]
-        self._add(name, found, router, dataset, seconds, note)
+        self._add(name, found, router, dataset, seconds)
 
     def _trained(self, name: str, run: RunDir, dataset: Dataset) -> None:
         found = load_predictions(run.predictions)
         seconds = read_json(run.manifest)["train_seconds"]
-        self._add(name, found, load_router(run.path), dataset, seconds, "")
+        self._add(name, found, load_router(run.path), dataset, seconds)
 
     def _add(
         self,
@@ -299,7 +295,6 @@ class Bench:
         router: Router,
         dataset: Dataset,
         seconds: float,
-        note: str,
     ) -> None:
         test = dataset.examples("test")
         step = max(1, len(test) // self.samples)
@@ -308,7 +303,7 @@ class Bench:
         row.predictions += found
         row.p50_ms.append(measure(router, asked, self.samples, 1)["latency_ms"]["p50"])
         row.train_seconds.append(seconds)
-        row.notes.append(note)
+        row.notes.append(getattr(router, "note", ""))
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """By router; `difference` is the encoder's accuracy less the router's."""
@@ -362,13 +357,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [*OURS, *PEERS]
     parser.add_argument("--routers", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--base", default="packaged:minilm", help="the peers' untuned base model")
     parser.add_argument("--pairs", type=int, default=2000, help="that SetFit samples")
     parser.add_argument("--samples", type=int, default=40, help="decisions timed one at a time")
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
     args = parser.parse_args(arguments)
     machine = hardware()
     print(f"{describe(machine)}, {torch.get_num_threads()} threads", flush=True)
-    bench = Bench(args.job, args.pairs, args.samples)
+    bench = Bench(args.job, args.base, args.pairs, args.samples)
     # The encoder comes first: the others are measured against it.
     ordered = ["encoder", *(name for name in args.routers if name != "encoder")]
     for seed in args.seeds:

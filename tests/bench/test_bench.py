@@ -6,17 +6,19 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from small_shop import ask, decoder, examples, job, rnn, write_traces
+from small_shop import ask, decoder, encoder, examples, job, job_values, rnn, write_traces
 
-from distill.config import DataConfig, SplitConfig
+from distill.config import DataConfig, RunConfig, SplitConfig
 from distill.dataset import load_dataset
-from distill.pipeline import build_dataset
+from distill.pipeline import build_dataset, steps
 from distill.progress import silent
+from distill.runs import read_json
 from distill.training import train
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
@@ -50,7 +52,7 @@ def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["dataset", "training", "latency", "gpu"])
+@pytest.mark.parametrize("name", ["dataset", "training", "latency", "gpu", "peers"])
 def test_help_says_what_is_measured_and_shows_a_command(
     name: str, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -267,6 +269,40 @@ def test_a_measured_decoder_writes_as_much_as_asked(
         router.decide([ask("thank you")])
         hook.remove()
         assert len(written) == int(name.rpartition(" ")[2])
+
+
+def test_peers_are_compared_with_the_encoder_of_a_job(
+    script: Any, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_traces(tmp_path / "traces.jsonl")
+    routers = job_values(tmp_path)["routers"]
+    routers["encoder"] = encoder(tiny_bert, epochs=1, evaluations=1).model_dump(mode="json")
+    for step in steps(RunConfig.model_validate(job_values(tmp_path, routers=routers))):
+        step.do(silent)
+
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    job, output = tmp_path / "runs/shop", tmp_path / "figures.json"
+    asked = ["encoder", "tfidf", "knn", "semantic-router", "setfit"]
+    options = ["--base", str(tiny_bert), "--samples", "2", "--output", str(output)]
+    script("peers").main([str(job), *options, "--routers", *asked])
+    report = json.loads(output.read_bytes())
+
+    rows = report["rows"]
+    assert list(rows) == ["encoder", "tfidf", "knn"]
+    accuracy = {name: row["tool_accuracy"]["value"] for name, row in rows.items()}
+    for name in ("encoder", "tfidf"):
+        (evaluated,) = read_json(job / f"{name}-s0" / "report.json")["routers"]
+        assert accuracy[name] == pytest.approx(evaluated["tool_accuracy"]["value"])
+    for name, row in rows.items():
+        behind = accuracy["encoder"] - accuracy[name]
+        assert row["difference"]["value"] == pytest.approx(behind)
+    assert accuracy["knn"] > 0.5  # requests of one kind share their words
+    assert rows["knn"]["notes"][0].startswith("k = ")
+    for name in ("semantic-router", "setfit"):
+        assert "pip install 'tool-router-distill[bench]'" in report["skipped"][name]
 
 
 def gpu_figures(out: str) -> Any:
