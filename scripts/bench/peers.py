@@ -108,13 +108,16 @@ class Neighbours(Peer):
         self.encoder = EncoderClassifier(pretrained.load_encoder(task.base), 1).eval()
         self.known = self._embed(task.texts(task.train))
         self.classes = np.eye(len(self.file.labels))[task.classes(task.train)]
-        self.k = max(K, key=lambda k: self._hits(task.validation, k))
-        self.note = f"k = {self.k}"
+        contexts = [example.context for example in task.validation]
+        similar = self._embed(task.texts(task.validation)) @ self.known.T
 
-    def _hits(self, examples: Sequence[Example], k: int) -> int:
-        self.k = k
-        decisions = self.decide([example.context for example in examples])
-        return sum(d.tools == e.label.tools for d, e in zip(decisions, examples, strict=True))
+        def hits(k: int) -> int:
+            decisions = self.file.labels.decide(self._votes(similar, k), contexts)
+            pairs = zip(decisions, task.validation, strict=True)
+            return sum(decision.tools == example.label.tools for decision, example in pairs)
+
+        self.k = max(K, key=hits)
+        self.note = f"k = {self.k}"
 
     def _embed(self, texts: Sequence[str]) -> Probabilities:
         """Mean-pooled unit vectors [texts, hidden], as MiniLM was pretrained to be compared."""
@@ -126,8 +129,10 @@ class Neighbours(Peer):
         return cast(Probabilities, torch.nn.functional.normalize(torch.cat(rows)).numpy())
 
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        similar = self._embed(texts) @ self.known.T
-        cut = np.sort(similar, axis=1)[:, -min(self.k, len(self.known)), None]
+        return self._votes(self._embed(texts) @ self.known.T, self.k)
+
+    def _votes(self, similar: Probabilities, k: int) -> Probabilities:
+        cut = np.sort(similar, axis=1)[:, -min(k, len(self.known)), None]
         return _shares(np.where(similar >= cut, similar, 0.0) @ self.classes)
 
 
