@@ -55,7 +55,8 @@ def export(source: Path, out: Path, quantise: Quantise = "int8") -> None:
         raise RouterError(source, f"holds a router of kind {kind!r}", "export a trained encoder")
     graph = _graph(router, source, quantise)
     record = {"sha256": hashlib.sha256(graph).hexdigest(), "quantise": quantise}
-    exported = OnnxEncoderRouter(replace(router.file, onnx=record), router.tokenizer, graph)
+    file = replace(router.file, onnx=record)
+    exported = OnnxEncoderRouter(file, router.tokenizer, graph, out / GRAPH)
     with new_folder(out) as folder:
         exported.save(folder)
 

@@ -81,6 +81,9 @@ def read_router_file(folder: Path) -> RouterFile:
             if digest(entry["tool"]) != entry["hash"]
         ]
         labels = LabelSpace(tuple(tuple(names) for names in value["classes"]))
+        onnx = value.get("onnx")
+        if not (onnx is None or isinstance(onnx, dict)):
+            raise TypeError("'onnx' is not an object")
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise RouterError(place, f"damaged ({reason})", "copy the folder again") from None
@@ -95,7 +98,7 @@ def read_router_file(folder: Path) -> RouterFile:
         value.get("base_model"),
         value.get("calibration"),
         value.get("thresholds"),
-        value.get("onnx"),
+        onnx,
     )
 
 

@@ -32,6 +32,7 @@ class OnnxEncoderRouter(EncodingRouter):
 
     Args:
         graph: the serialised ONNX model, without data outside of it.
+        place: where it comes from, for errors.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -42,10 +43,12 @@ class OnnxEncoderRouter(EncodingRouter):
     """A quantised product scales its input by the range of all of it, so rows computed together
     would change each other. One row alone keeps a processor as busy as many."""
 
-    def __init__(self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, graph: bytes) -> None:
+    def __init__(
+        self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, graph: bytes, place: Path
+    ) -> None:
         super().__init__(file, tokenizer)
         self._graph = graph
-        self._session = _session(graph)
+        self._session = _session(graph, place)
 
     def logits(self, input_ids: TokenRows, attention_mask: TokenRows) -> Logits:
         rows = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -66,10 +69,10 @@ class OnnxEncoderRouter(EncodingRouter):
             fault = "damaged (its SHA-256 is not router.json's)"
             raise RouterError(folder / GRAPH, fault, "copy the folder again")
         local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
-        return cls(file, pretrained.load_tokenizer(local), graph)
+        return cls(file, pretrained.load_tokenizer(local), graph, folder / GRAPH)
 
 
-def _session(graph: bytes) -> Any:
+def _session(graph: bytes, place: Path) -> Any:
     try:
         import onnxruntime  # noqa: PLC0415
     except ImportError:
@@ -84,7 +87,7 @@ def _session(graph: bytes) -> Any:
     except Exception as error:  # the runtime's errors have no class of their own in common
         reason = str(error).partition("\n")[0]
         raise RouterError(
-            GRAPH,
+            place,
             f"ONNX Runtime {onnxruntime.__version__} cannot run it ({reason})",
             "export it again with this version, or install the one that wrote it",
         ) from None

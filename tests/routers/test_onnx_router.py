@@ -138,9 +138,12 @@ def test_a_graph_that_this_runtime_does_not_know_is_one_line(copy):
     value = json.loads((copy / "router.json").read_text())
     value["onnx"]["sha256"] = hashlib.sha256(graph).hexdigest()
     (copy / "router.json").write_text(json.dumps(value))
-    with pytest.raises(RouterError, match=r"ONNX Runtime [\d.]+ cannot run it") as caught:
+    with pytest.raises(RouterError, match=r"model\.onnx: ONNX Runtime .* cannot run") as caught:
         load_router(copy)
     assert "\n" not in str(caught.value)
+    (copy / "router.json").write_text(json.dumps(value | {"onnx": "yes"}))
+    with pytest.raises(RouterError, match=r"router\.json: damaged"):
+        load_router(copy)
 
 
 def test_without_the_extra_both_ways_name_its_command(encoder, copy, tmp_path, monkeypatch):
