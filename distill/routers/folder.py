@@ -82,8 +82,7 @@ def read_router_file(folder: Path) -> RouterFile:
         ]
         labels = LabelSpace(tuple(tuple(names) for names in value["classes"]))
         onnx = value.get("onnx")
-        if not (onnx is None or isinstance(onnx, dict)):
-            raise TypeError("'onnx' is not an object")
+        onnx = None if onnx is None else dict(onnx)
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise RouterError(place, f"damaged ({reason})", "copy the folder again") from None
