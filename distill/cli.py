@@ -4,7 +4,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -197,6 +197,26 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     folder = pipeline.comparison_dir(job)
     _show(table(read_json(folder / "report.json")))
     _say(f"Report: {(folder / 'report.html').resolve()}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory or router folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The router folder to write.")],
+    quantise: Annotated[
+        Literal["int8", "none"], typer.Option(help="The weights' format; none leaves float32.")
+    ] = "int8",
+) -> None:
+    """Write an encoder as a router folder that ONNX Runtime computes, on a processor.
+
+    Thresholds are for float32 weights: an int8 folder comes without them.
+
+    Example: `distill export runs/quickstart/encoder-s0 -o encoder-int8`
+    """
+    from distill.routers.export import export as export_router  # noqa: PLC0415
+
+    export_router(run, output, quantise)
+    _say(str(output))
 
 
 @app.command()

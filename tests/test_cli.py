@@ -27,7 +27,10 @@ from distill.dataset import load_dataset, spool
 from distill.routers import rnn
 from distill.runs import RunDir, read_json
 
-COMMANDS = ["import", "build", "train", "calibrate", "evaluate", "compare", "run", "push", "config"]
+COMMANDS = [
+    *("import", "build", "train", "calibrate", "evaluate", "compare", "run"),
+    *("export", "push", "config"),
+]
 ROOT = Path(__file__).parent.parent
 
 
@@ -277,6 +280,14 @@ def test_push_dry_run_writes_a_folder_that_loads(done, finished: Path, tmp_path:
     printed = done("push", finished / "tfidf-s0", "ann/shop-router", "--dry-run", "-o", out)
     assert str(out / "README.md") in printed.splitlines()
     assert load_router(out).kind == "tfidf"
+
+
+def test_only_an_encoder_is_exported(fails, finished: Path, tmp_path: Path):
+    line = fails("export", finished / "tfidf-s0", "-o", tmp_path / "out")
+    assert line == (
+        f"{finished / 'tfidf-s0'}: holds a router of kind 'tfidf'; export a trained encoder"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 # --- bad traces

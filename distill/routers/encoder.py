@@ -7,7 +7,6 @@ and vLLM's pooling runner serve it as it is. Mean pooling rather than the `[CLS]
 2019, arXiv:1908.10084), and from its untrained pooler the same training stays far behind.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,18 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.config import EncoderConfig
-from distill.render import TEXT_STEPS, fit, render_text
 from distill.routers import pretrained
-from distill.routers.classifier import ClassifierRouter
 from distill.routers.devices import device
+from distill.routers.encoding import EncodingRouter, Logits, TokenRows
 from distill.routers.folder import RouterFile, require_files
-from distill.routers.labels import Probabilities
 from distill.runs import write_json
-from distill.types import Context
 
 _HEAD = "2_Dense"
-_BATCH = 32
 
 
 class EncoderClassifier(nn.Module):
@@ -64,36 +58,23 @@ class EncoderClassifier(nn.Module):
         return (states * mask).sum(1) / mask.sum(1)
 
 
-class EncoderRouter(ClassifierRouter):
+class EncoderRouter(EncodingRouter):
     """The encoder as a router."""
+
+    batch = 32
 
     def __init__(
         self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, model: EncoderClassifier
     ) -> None:
-        super().__init__(file)
-        self.tokenizer, self.model = tokenizer, model.eval()
-        self.config = cast(EncoderConfig, file.config)
+        super().__init__(file, tokenizer)
+        self.model = model.eval()
 
-    def text(self, context: Context) -> str:
-        return encoder_text(context, self.tokenizer, self.config)
-
-    def probabilities(self, texts: Sequence[str]) -> Probabilities:
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        rows = torch.empty(len(texts), len(self.file.labels), dtype=torch.float64)
+    def logits(self, input_ids: TokenRows, attention_mask: TokenRows) -> Logits:
         where = self.model.head.weight.device
-        for start in range(0, len(order), _BATCH):
-            chunk = order[start : start + _BATCH]
-            batch = self.tokenizer(
-                [texts[i] for i in chunk],
-                padding=True,
-                truncation=True,
-                max_length=self.config.max_tokens,
-                return_tensors="pt",
-            ).to(where)
-            with torch.inference_mode():
-                logits: Tensor = self.model(batch["input_ids"], batch["attention_mask"])["logits"]
-            rows[chunk] = logits.double().softmax(1).cpu()
-        return cast(Probabilities, rows.numpy())
+        rows, mask = (torch.from_numpy(array).to(where) for array in (input_ids, attention_mask))
+        with torch.inference_mode():
+            logits: Tensor = self.model(rows, mask)["logits"]
+        return cast(Logits, logits.cpu().numpy())
 
     def save(self, path: Path) -> None:
         self.model.encoder.save_pretrained(path)
@@ -146,15 +127,3 @@ class EncoderRouter(ClassifierRouter):
             {name.removeprefix("linear."): tensor for name, tensor in head.items()}
         )
         return cls(file, pretrained.load_tokenizer(local), model.to(device()))
-
-
-def encoder_text(
-    context: Context, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig
-) -> str:
-    """The text that training and routing alike tokenize, shrunk to `max_tokens`."""
-    return fit(
-        lambda scale: render_text(context, config.render, scale),
-        lambda text: len(cast(list[int], tokenizer(text, verbose=False)["input_ids"])),
-        config.max_tokens,
-        TEXT_STEPS,
-    )

@@ -2,7 +2,7 @@
 
     router.json     kind, config (render settings included), catalogue with a hash per tool,
                     decision classes, base model, calibration and thresholds
-    *.safetensors   weights, or a PEFT adapter
+    *.safetensors   weights, or a PEFT adapter; an exported encoder has model.onnx instead
     tokenizer.json, chat_template.jinja, …   as the kind needs
 
 A folder moves to another machine by copying: a base model stands in it by name and checksum. The
@@ -44,6 +44,8 @@ class RouterFile:
     base_model: dict[str, Any] | None = None
     calibration: Calibration | None = None
     thresholds: tuple[Threshold, ...] = ()
+    onnx: dict[str, Any] | None = None
+    """For an encoder that ONNX Runtime computes: `sha256` of its graph, and `quantise`."""
 
     def save(self, folder: Path) -> None:
         """Write `router.json` into an existing folder."""
@@ -57,6 +59,7 @@ class RouterFile:
             "base_model": self.base_model,
             "calibration": calibration_json(self.calibration),
             "thresholds": [asdict(threshold) for threshold in self.thresholds],
+            "onnx": self.onnx,
         }
         write_json(folder / "router.json", value)
 
@@ -86,6 +89,8 @@ def read_router_file(folder: Path) -> RouterFile:
         labels = LabelSpace(tuple(tuple(names) for names in value["classes"]))
         calibration = parse_calibration(value["calibration"])
         thresholds = tuple(Threshold(**entry) for entry in value["thresholds"] or ())
+        onnx = value.get("onnx")
+        onnx = None if onnx is None else dict(onnx)
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise RouterError(place, f"damaged ({reason})", "copy the folder again") from None
@@ -106,6 +111,7 @@ def read_router_file(folder: Path) -> RouterFile:
         value.get("base_model"),
         calibration,
         thresholds,
+        onnx,
     )
 
 

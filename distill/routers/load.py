@@ -15,6 +15,7 @@ def load_router(path: str | Path) -> Router:
     Raises:
         RouterError: no router there, or it is damaged.
         ModelError: the base model that an adapter needs cannot be had.
+        MissingExtraError: an exported encoder, and ONNX Runtime is not installed.
     """
     folder = Path(path)
     if not (folder / "router.json").exists() and (folder / "router").is_dir():
@@ -39,6 +40,10 @@ def load_as(folder: Path, file: RouterFile) -> Router:
             from distill.routers.attention import AttentionRouter  # noqa: PLC0415
 
             return AttentionRouter.load(folder, file)
+        case "encoder" if file.onnx is not None:
+            from distill.routers.onnx import OnnxEncoderRouter  # noqa: PLC0415
+
+            return OnnxEncoderRouter.load(folder, file)
         case "encoder":
             from distill.routers.encoder import EncoderRouter  # noqa: PLC0415
 

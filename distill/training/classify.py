@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, se
 from distill.config import AttentionConfig, EncoderConfig, LoraConfig, RnnConfig, TrainConfig
 from distill.render import cut, render_text
 from distill.routers import pretrained
-from distill.routers.encoder import EncoderClassifier, EncoderRouter, encoder_text
+from distill.routers.encoder import EncoderClassifier, EncoderRouter
+from distill.routers.encoding import encoder_text
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.routers.scratch import PAD, ScratchRouter, learn_tokenizer

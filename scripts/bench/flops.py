@@ -1,4 +1,4 @@
-"""How many floating-point operations the training of a router needs, by formula.
+"""How many floating-point operations a router's training, or its forward pass, needs, by formula.
 
 A multiply-add counts 2. For a linear layer of P weights, each token costs
 
@@ -20,7 +20,7 @@ the attention router's descriptions of its classes. Counted though not needed is
 the first layer's input projections (1 to 2% of a six-layer encoder).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,12 @@ from torch import nn
 
 from distill.routers.attention import ToolTransformer
 
-FROZEN, TRAINED = 4, 6
+FORWARD, FROZEN, TRAINED = 2, 4, 6
 
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of forward and backward: per token, per completion token, per row, per T²."""
+    """FLOPs of what was counted: per token, per completion token, per row, per T²."""
 
     token: int
     answer: int
@@ -55,20 +55,30 @@ def cost(model: nn.Module) -> Cost:
     """The cost of training a router's model as it stands: what requires a gradient is trained."""
     if isinstance(model, ToolTransformer):
         return _tool_transformer(model)
+    return _cost(model, lambda weight: TRAINED if weight.requires_grad else FROZEN, 12)
+
+
+def forward_cost(model: nn.Module) -> Cost:
+    """The cost of a router's decision: the forward pass alone."""
+    return _cost(model, lambda weight: FORWARD, 4)
+
+
+def _cost(model: nn.Module, per_weight: Callable[[nn.Parameter], int], attention: int) -> Cost:
+    """`attention` is what a layer costs per squared row length and unit of width."""
     token = answer = row = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.GRU):
-            token += TRAINED * sum(p.numel() for p in module.parameters() if p.ndim == 2)
+            token += sum(per_weight(p) * p.numel() for p in module.parameters() if p.ndim == 2)
         # PEFT keeps the head it has copied as `original_module`; a pooler's output is never read.
         elif isinstance(module, nn.Linear) and not ("original_module" in name or "pooler" in name):
-            flops = (TRAINED if module.weight.requires_grad else FROZEN) * module.weight.numel()
+            flops = per_weight(module.weight) * module.weight.numel()
             if name.endswith("lm_head"):
                 answer += flops
             elif ".head" in f".{name}":
                 row += flops
             else:
                 token += flops
-    return Cost(token, answer, row, _attention(model))
+    return Cost(token, answer, row, attention * _attention_widths(model))
 
 
 def _tool_transformer(model: ToolTransformer) -> Cost:
@@ -83,13 +93,13 @@ def _tool_transformer(model: ToolTransformer) -> Cost:
     )
 
 
-def _attention(model: nn.Module) -> int:
-    """FLOPs per squared row length, forward and backward."""
+def _attention_widths(model: nn.Module) -> int:
+    """The width of attention, summed over the layers; half of it where it is causal."""
     configs = (getattr(module, "config", None) for module in model.modules())
     config: Any = next((c for c in configs if hasattr(c, "num_attention_heads")), None)
     if config is None:
         return 0
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     causal = any(name.endswith("lm_head") for name, _ in model.named_modules())
-    whole: int = 12 * config.num_hidden_layers * config.num_attention_heads * width
+    whole: int = config.num_hidden_layers * config.num_attention_heads * width
     return whole // 2 if causal else whole

@@ -7,9 +7,14 @@ then in batches. `reads` is what the router itself reads, in its own tokens; the
 tools' signatures besides the conversation. How long a decoder takes follows from what it writes,
 so it is measured twice: writing as much as the dataset's median reply, and as its median call.
 
-The last column is p50 over that of the encoder at the shortest conversation. A percentile that the
-samples are too few for (p99 of fewer than 100) is left out. All routers take half an hour on two
-cores, nearly all of it the decoder's.
+`encoder-int8` is the encoder exported with int8 weights, computed by ONNX Runtime (`distill
+export`). For both, `forward` is the p50 of the model alone, without the text and its tokens, and
+`of peak` the share of the matrix multiplication that this machine reaches just before in the same
+number format (`machine.py`; the work by the formulas in `flops.py`).
+
+The column `ratio` is p50 over that of the encoder at the shortest conversation. A percentile that
+the samples are too few for (p99 of fewer than 100) is left out. All routers take half an hour on
+two cores, nearly all of it the decoder's.
 
 Example:
     python scripts/bench/latency.py --routers tfidf rnn attention encoder --samples 200
@@ -21,12 +26,14 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from machine import describe
+from flops import forward_cost
+from machine import describe, int8_peak, matmul_peak
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
 from training import open_dataset, training_parts
@@ -49,6 +56,8 @@ from distill.routers import load_router, pretrained
 from distill.routers.attention import AttentionRouter
 from distill.routers.decoder import DecoderRouter, PromptFormat
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
+from distill.routers.encoding import EncodingRouter
+from distill.routers.export import export
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.routers.rnn import RnnRouter
@@ -60,7 +69,9 @@ from distill.types import Context, Message, Router
 WHOLE = RenderConfig(first_chars=1_000_000)
 """Nothing of the conversation is cut, so that every router reads all of it."""
 
-KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder"]
+_PEAK_SIZE = 2048
+
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "encoder-int8", "decoder"]
 
 
 @dataclass
@@ -133,6 +144,11 @@ class Bench:
                     self._file(encoder, base), pretrained.load_tokenizer(base), classifier
                 )
                 return {kind: self._loaded(kind, router)}
+            case "encoder-int8":
+                if not (self.folder / "encoder").is_dir():
+                    self.routers("encoder", longest)
+                export(self.folder / "encoder", self.folder / kind, "int8")
+                return {kind: load_router(self.folder / kind)}
             case _:
                 return self._decoders(DecoderConfig(model=self.decoder, render=WHOLE), limit)
 
@@ -178,11 +194,43 @@ def reads(router: Any, context: Context) -> int:
     match router:
         case ScratchRouter():
             return len(router.tokens(router.text(context)))
-        case EncoderRouter():
+        case EncodingRouter():
             return len(router.tokenizer(router.text(context)).input_ids)
         case DecoderRouter():
             return len(router.format.ids(router.format.prompt(context)))
     return 0
+
+
+@dataclass
+class Forward:
+    """What the encoders' forward passes are measured against: their work, and this machine."""
+
+    bench: Bench
+
+    def __post_init__(self) -> None:
+        base = pretrained.resolve(self.bench.encoder)
+        model = EncoderClassifier(pretrained.load_encoder(base), len(self.bench.labels))
+        self.cost = forward_cost(model)
+        self.peaks = {"encoder": matmul_peak("float32", _PEAK_SIZE)}
+
+    def measure(self, kind: str, router: EncodingRouter, context: Context, samples: int) -> Any:
+        """`forward_ms` (p50), and `share_of_peak`, where the peak is the kind's."""
+        if kind not in self.peaks:
+            self.peaks[kind] = int8_peak(_PEAK_SIZE)
+        tokens = router.tokenizer([router.text(context)], return_tensors="np")
+        arguments = tokens["input_ids"], tokens["attention_mask"]
+        seconds = []
+        for _ in range(samples + 3):
+            start = time.perf_counter()
+            router.logits(*arguments)
+            seconds.append(time.perf_counter() - start)
+        typical = statistics.median(seconds[3:])
+        work = self.cost.of([arguments[0].shape[1]], 0)
+        return {
+            "forward_ms": 1000 * typical,
+            "peak_ops_per_s": self.peaks[kind],
+            "share_of_peak": work / typical / self.peaks[kind],
+        }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -208,7 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The encoder comes first: the others are measured against it.
         kinds = sorted(args.routers, key=lambda kind: kind != "encoder")
         print(f"{len(parts.catalogue)} tools", flush=True)
-        print(f"{'router':<22} context  reads  p50 ms  p95 ms  p99 ms  batched/s  ratio")
+        print(
+            f"{'router':<22} context  reads  p50 ms  p95 ms  p99 ms  batched/s  ratio"
+            "  forward  of peak"
+        )
+        forward = Forward(bench) if "encoder" in " ".join(kinds) else None
         for kind in kinds:
             for name, router in bench.routers(kind, max(args.tokens)).items():
                 for tokens, asked in contexts.items():
@@ -219,6 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         "reads": reads(router, asked[0]),
                         **timing,
                     }
+                    if forward is not None and isinstance(router, EncodingRouter):
+                        row |= forward.measure(kind, router, asked[0], args.samples)
                     rows.append(row)
                     first = rows[0]["latency_ms"]["p50"] if kinds[0] == "encoder" else None
                     row["ratio"] = None if first is None else row["latency_ms"]["p50"] / first
@@ -231,6 +285,8 @@ def _line(row: dict[str, Any]) -> str:
     found = (row["latency_ms"][key] for key in ("p50", "p95", "p99"))
     p50, p95, p99 = ("–" if ms is None else f"{ms:.1f}" for ms in found)
     ratio = "" if row["ratio"] is None else f"{row['ratio']:>6.2f}"
+    if "forward_ms" in row:
+        ratio = f"{ratio:>6} {row['forward_ms']:>8.1f} {row['share_of_peak']:>8.0%}"
     return (
         f"{row['router']:<22} {row['context_tokens']:>7} {row['reads'] or '':>6}"
         f" {p50:>7} {p95:>7} {p99:>7} {row['decisions_per_s']:>10.1f} {ratio}"

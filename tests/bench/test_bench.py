@@ -6,17 +6,19 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from small_shop import ask, decoder, examples, job, rnn, write_traces
+from small_shop import ask, decoder, encoder, examples, job, job_values, rnn, write_traces
 
-from distill.config import DataConfig, SplitConfig
+from distill.config import DataConfig, RunConfig, SplitConfig
 from distill.dataset import load_dataset
-from distill.pipeline import build_dataset
+from distill.pipeline import build_dataset, steps
 from distill.progress import silent
+from distill.runs import read_json
 from distill.training import train
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
@@ -50,7 +52,7 @@ def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", ["dataset", "training", "latency", "gpu"])
+@pytest.mark.parametrize("name", ["dataset", "training", "latency", "gpu", "peers"])
 def test_help_says_what_is_measured_and_shows_a_command(
     name: str, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -68,8 +70,9 @@ def test_every_script_is_explained():
     assert [name for name in scripts if f"`{name}" not in text] == []
 
 
-def test_the_peak_is_a_rate(script: Any):
+def test_the_peaks_are_rates(script: Any):
     assert script("machine").matmul_peak("float32", 64, repeats=2) > 0
+    assert script("machine").int8_peak(64, repeats=2) > 0
 
 
 # Counting
@@ -128,6 +131,23 @@ def test_the_formula_agrees_with_the_products_the_attention_router_does(script: 
         expected = counted(model, batch)
     # What the formula leaves out: the classes and their questions, made once a step.
     assert 0.95 * expected < script("flops").cost(model).of([100] * 4, 0) <= expected
+
+
+def test_the_formula_of_a_decision_counts_its_products(script: Any, tiny_bert: Path):
+    import torch  # noqa: PLC0415
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415
+
+    from distill.routers import pretrained  # noqa: PLC0415
+    from distill.routers.encoder import EncoderClassifier  # noqa: PLC0415
+
+    base = pretrained.load_encoder(pretrained.resolve(str(tiny_bert)))
+    base.set_attn_implementation("eager")
+    model = EncoderClassifier(base, 5)
+    ids = torch.randint(3, 200, (1, 50))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(ids, torch.ones_like(ids))
+    pooler = 2 * base.config.hidden_size**2  # computed and thrown away: no decision needs it
+    assert script("flops").forward_cost(model).of([50], 0) == counter.get_total_flops() - pooler
 
 
 def test_the_formula_agrees_with_the_products_a_decoder_does(script: Any, tiny_llama: Path):
@@ -234,22 +254,37 @@ def test_latency_reports_each_kind_against_the_encoder(
     dataset: Path,
     tmp_path: Path,
     tiny: list[str],
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    latency = script("latency")
+    monkeypatch.setattr(latency, "matmul_peak", lambda dtype, size: 1e12)
+    monkeypatch.setattr(latency, "int8_peak", lambda size: 2e12)
     output = tmp_path / "figures.json"
     sizes = ["--tokens", "16", "64", "--samples", "2", "--batch", "2"]
-    script("latency").main(["--dataset", str(dataset), *tiny, *sizes, "--output", str(output)])
+    latency.main(["--dataset", str(dataset), *tiny, *sizes, "--output", str(output)])
     rows = json.loads(output.read_bytes())["rows"]
     names = [row["router"].split(",")[0] for row in rows]
     assert names == [
         kind
-        for kind in ["encoder", "majority", "tfidf", "rnn", "attention", "decoder", "decoder"]
+        for kind in [
+            "encoder",
+            "majority",
+            "tfidf",
+            "rnn",
+            "attention",
+            "encoder-int8",
+            "decoder",
+            "decoder",
+        ]
         for _ in range(2)
     ]
     assert rows[0]["ratio"] == 1
-    for row in rows[:2]:
+    for row in [row for row in rows if row["router"].startswith("encoder")]:
         assert row["context_tokens"] - 8 < row["reads"] <= row["context_tokens"]
-    assert "cores" in capsys.readouterr().out.splitlines()[0]
+        assert row["forward_ms"] > 0
+        peak = 2e12 if row["router"] == "encoder-int8" else 1e12
+        assert row["peak_ops_per_s"] == peak
+        assert 0 < row["share_of_peak"] < 1
 
 
 def test_a_measured_decoder_writes_as_much_as_asked(
@@ -265,6 +300,40 @@ def test_a_measured_decoder_writes_as_much_as_asked(
         router.decide([ask("thank you")])
         hook.remove()
         assert len(written) == int(name.rpartition(" ")[2])
+
+
+def test_peers_are_compared_with_the_encoder_of_a_job(
+    script: Any, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_traces(tmp_path / "traces.jsonl")
+    routers = job_values(tmp_path)["routers"]
+    routers["encoder"] = encoder(tiny_bert, epochs=1, evaluations=1).model_dump(mode="json")
+    for step in steps(RunConfig.model_validate(job_values(tmp_path, routers=routers))):
+        step.do(silent)
+
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    job, output = tmp_path / "runs/shop", tmp_path / "figures.json"
+    asked = ["encoder", "tfidf", "knn", "semantic-router", "setfit"]
+    options = ["--base", str(tiny_bert), "--samples", "2", "--output", str(output)]
+    script("peers").main([str(job), *options, "--routers", *asked])
+    report = json.loads(output.read_bytes())
+
+    rows = report["rows"]
+    assert list(rows) == ["encoder", "tfidf", "knn"]
+    accuracy = {name: row["tool_accuracy"]["value"] for name, row in rows.items()}
+    for name in ("encoder", "tfidf"):
+        (evaluated,) = read_json(job / f"{name}-s0" / "report.json")["routers"]
+        assert accuracy[name] == pytest.approx(evaluated["tool_accuracy"]["value"])
+    for name, row in rows.items():
+        behind = accuracy["encoder"] - accuracy[name]
+        assert row["difference"]["value"] == pytest.approx(behind)
+    assert accuracy["knn"] > 0.5  # requests of one kind share their words
+    assert rows["knn"]["notes"][0].startswith("k = ")
+    for name in ("semantic-router", "setfit"):
+        assert "pip install 'tool-router-distill[bench]'" in report["skipped"][name]
 
 
 def gpu_figures(out: str) -> Any:
