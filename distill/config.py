@@ -195,6 +195,13 @@ class EncoderConfig(Config):
     """Peak learning rate of the head."""
     max_tokens: int = Field(192, ge=16)
     """Tokens read of each context."""
+    arguments: Literal["none", "extract"] = "none"
+    """`extract`: a second encoder fills the arguments of the chosen tools from what stands in the
+    context (`distill.routers.arguments`)."""
+    argument_tokens: int = Field(320, ge=64)
+    """Tokens read to fill a call: the tool's parameters in words, then passages of the context."""
+    argument_train: TrainConfig = TrainConfig(epochs=4, learning_rate=1e-3)
+    """The optimisation of that second encoder."""
 
 
 class DecoderConfig(Config):

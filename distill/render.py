@@ -29,7 +29,13 @@ T = TypeVar("T")
 _SHORTEST = 8
 """Characters that every kept argument of a past call may take, however many there are."""
 _TAG = re.compile(r"<(/?tool_call>)")
+_JOINT = re.compile(r"(?<=[a-z])(?=[A-Z])|[_.-]+")
 _FLAT_JSON = str.maketrans({'"': None, "{": None, "}": None, "\n": " "})
+
+
+def spaced(name: str) -> str:
+    """A name in words: `getOrder` as `get Order`, `get_order` as `get order`."""
+    return _JOINT.sub(" ", name).strip()
 
 
 def cut(text: str, limit: int) -> str:

@@ -33,7 +33,12 @@ def load_router(path: str | Path) -> Router:
         case "encoder":
             from distill.routers.encoder import EncoderRouter  # noqa: PLC0415
 
-            return EncoderRouter.load(folder, file)
+            encoder = EncoderRouter.load(folder, file)
+            if encoder.config.arguments == "none":
+                return encoder
+            from distill.routers.arguments import FOLDER, ArgumentFiller, FillingRouter  # noqa: PLC0415
+
+            return FillingRouter(encoder, ArgumentFiller.load(folder / FOLDER, encoder.config))
         case "decoder":
             from distill.routers.decoder import DecoderRouter  # noqa: PLC0415
 
