@@ -12,7 +12,7 @@ This module knows nothing of tokenizers, models or schemas: token counts come in
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -29,8 +29,10 @@ _PASSAGES = 400
 """Passages that are looked at, the latest ones, however long the conversation is."""
 _MESSAGE_CHARS = 100_000
 """Characters of one message that are looked at."""
-_STEM = 5
-"""Letters by which words are the same: lights and light, curtains and curtain."""
+_STEM = 4
+"""Letters by which words are the same: tasks and task, curtains and curtain."""
+_K1, _B = 1.2, 0.75
+"""BM25's usual saturation and share of length normalisation."""
 
 # Items of a list begin a line without indentation; objects of a JSON array end in a brace.
 _BREAK = re.compile(r"\s*\n(?=\S)|(?<=\}),\s*(?=\{)")
@@ -39,62 +41,86 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True)
 class _Passage:
-    """A line of evidence and the position of its message."""
+    """A slice of a message, and the position of the message."""
 
     message: int
     text: str
 
 
 def evidence(context: Context, tool: str, count: Count, limit: int) -> str:
-    """The passages that matter for calling `tool`, one a line, those of the latest message first.
+    """The passages that matter for calling `tool`, those of the latest message first.
 
-    The latest user message has first claim to half of the limit, then the latest message to a
-    quarter, then all passages by the words that they share with the request, each weighing
-    log(1 + passages / passages with it); among equals the later.
+    The latest user message has first claim to half of the limit, then the latest message to half of
+    it, then all messages to what is left. A message gives the passages that come first by BM25
+    (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", eq. 3.15) on the words of
+    the latest user message and the tool; among equals the later.
 
     Args:
-        tool: the tool's name, whose words belong to the request.
-        limit: tokens, which the lines together keep to.
+        tool: the tool's name.
+        limit: tokens, which the text keeps to.
+
+    Returns:
+        The passages as they stand, a line's end after each, the messages under `user: ` and the
+        like.
     """
     latest = len(context.messages) - 1
     users = (i for i in range(latest, -1, -1) if context.messages[i].role == "user")
     request = next(users, latest)
     passages = [p for i, m in enumerate(context.messages) for p in _passages(i, m)][-_PASSAGES:]
-    stems = [_stems(passage.text) for passage in passages]
-    asked = _stems(spaced(tool)).union(
-        *(s for p, s in zip(passages, stems, strict=True) if p.message == request)
+    words = [_stems(passage.text) for passage in passages]
+    asked = frozenset(_stems(spaced(tool))).union(
+        *(found for p, found in zip(passages, words, strict=True) if p.message == request)
     )
-    spread = Counter(stem for found in stems for stem in found)
-    # Summed in a fixed order: a set's own varies between processes, and with it the last bits.
-    score = [
-        math.fsum(math.log1p(len(passages) / spread[s]) for s in found & asked) for found in stems
-    ]
-    ranked = sorted(range(len(passages)), key=lambda i: (-score[i], -i))
-    tokens = [n + 1 for n in count([passage.text for passage in passages])]  # 1 for the line's end
+    scores = _bm25(words, asked)
+    ranked = sorted(range(len(passages)), key=lambda i: (-scores[i], -i))
+    # One more for the line's end; a message's heading is counted with each of its passages.
+    headings = [f"{_heading(message)}: " for message in context.messages]
+    tokens = [n + 1 for n in count([headings[p.message] + p.text for p in passages])]
     kept: set[int] = set()
 
-    def take(candidates: Iterator[int], budget: int) -> None:
+    def take(candidates: Iterable[int], budget: int) -> None:
         for i in candidates:
             if i not in kept and tokens[i] <= budget:
                 kept.add(i)
                 budget -= tokens[i]
 
     take((i for i, p in enumerate(passages) if p.message == request), limit // 2)
-    take((i for i in ranked if passages[i].message == latest), limit // 4)
-    take(iter(ranked), limit - sum(tokens[i] for i in kept))
-    lines = sorted(kept, key=lambda i: (-passages[i].message, i))
-    return "\n".join(passages[i].text for i in lines)
+    take((i for i in ranked if passages[i].message == latest), limit // 2)
+    take(ranked, limit - sum(tokens[i] for i in kept))
+    text, before = "", None
+    for i in sorted(kept, key=lambda i: (-passages[i].message, i)):
+        message = passages[i].message
+        text += f"{'' if message == before else headings[message]}{passages[i].text}\n"
+        before = message
+    return text
+
+
+def _bm25(passages: Sequence[Sequence[str]], asked: frozenset[str]) -> list[float]:
+    """Each passage's score; how often a word comes in a passage does not count."""
+    spread = Counter(stem for words in passages for stem in set(words))
+    mean = sum(map(len, passages)) / max(1, len(passages))
+    return [
+        # Summed exactly: a set's order varies between processes, and with it the last bits.
+        math.fsum(
+            math.log1p((len(passages) - spread[stem] + 0.5) / (spread[stem] + 0.5))
+            / (1 + _K1 * (1 - _B + _B * len(words) / mean))
+            for stem in asked.intersection(words)
+        )
+        for words in passages
+    ]
+
+
+def _heading(message: Message) -> str:
+    return "result" if message.role == "tool" else message.role
 
 
 def _passages(position: int, message: Message) -> Iterator[_Passage]:
-    role = "result" if message.role == "tool" else message.role
-    text = (message.content or "")[:_MESSAGE_CHARS]
-    for part in _BREAK.split(text):
+    for part in _BREAK.split((message.content or "")[:_MESSAGE_CHARS]):
         for piece in _pieces(part.strip()):
-            yield _Passage(position, f"{role}: {piece}")
+            yield _Passage(position, piece)
     for call in message.calls:
         for piece in _pieces(orjson.dumps(call.arguments or {}).decode()):
-            yield _Passage(position, f"call: {call.name} {piece}")
+            yield _Passage(position, f"{call.name} {piece}")
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -108,5 +134,5 @@ def _pieces(text: str) -> Iterator[str]:
         yield text
 
 
-def _stems(text: str) -> frozenset[str]:
-    return frozenset(word[:_STEM] for word in _WORD.findall(text.casefold()))
+def _stems(text: str) -> list[str]:
+    return [word[:_STEM] for word in _WORD.findall(text.casefold())]

@@ -162,10 +162,20 @@ class Reading:
             if start in begins and end in ends and ends[end] - begins[start] < _STRETCH
         ]
 
+    def _near(self, begin: int) -> list[int]:
+        """Where a stretch that begins at a token may end: on its line, and not too far."""
+        line_end = self.text.find("\n", self.spans[begin][0])
+        return [
+            end
+            for end in self.ends
+            if begin <= end < begin + _STRETCH and (self.spans[end][1] <= line_end or line_end < 0)
+        ]
+
     def answer(self, i: int, starts: Array, ends: Array) -> tuple[Any, float]:
         """Slot `i`'s most probable value (or `Missing`), and the probability of it.
 
-        A value that stands in several places has the sum of their probabilities.
+        A value that stands in several places has the sum of their probabilities. That of an end is
+        its share among the ends that are near, since the second pointer does not know the first.
 
         Args:
             starts: [time] probability of beginning at each token.
@@ -176,7 +186,7 @@ class Reading:
             found.append((Missing.OMITTED, float(starts[0])))
         found += [(self.slots[i].options[o], float(starts[t])) for t, o in self.options[i].items()]
         for begin in sorted(self.begins[i], key=lambda t: -starts[t])[:_BEGINNINGS]:
-            near = [end for end in self.ends if begin <= end < begin + _STRETCH]
+            near = self._near(begin)
             total = float(ends[near].sum())
             for end in sorted(near, key=lambda t: -ends[t])[:_ENDINGS] if total > 0 else []:
                 try:

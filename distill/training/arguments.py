@@ -10,6 +10,7 @@ would be an option where it is learned and hardly any where it is used.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from distill.config import EncoderConfig
 from distill.errors import DatasetError, ModelError
 from distill.routers import pretrained
 from distill.routers.arguments import ArgumentFiller, FillingRouter, reading
-from distill.routers.pointers import Missing, PointerReader, Reading, padded
+from distill.routers.pointers import Missing, PointerReader, padded
 from distill.routers.slots import OPTION_CHARS, Constants, option_text
 from distill.runs import RunDir
 from distill.training import loop
@@ -102,10 +103,21 @@ def seen_values(
     return SeenValues(values, {key: frozenset(found) for key, found in groups.items()})
 
 
-def row(made: Reading, call: ToolCall) -> loop.Row:
-    """A reading with the places where its pointers should be."""
-    targets = [made.targets(i, value_of(call, slot.name)) for i, slot in enumerate(made.slots)]
-    return {"input_ids": made.ids, "reading": made, "targets": targets}
+def rows(
+    example: Example,
+    constants: Constants,
+    tokenizer: PreTrainedTokenizerBase,
+    config: EncoderConfig,
+) -> list[loop.Row]:
+    """A reading for each call that can be filled, and where each slot's pointers should be."""
+    found: list[loop.Row] = []
+    for tool, call in calls(example):
+        made = reading(example.context, tool, constants, tokenizer, config)
+        if made is not None:
+            values = [value_of(call, slot.name) for slot in made.slots]
+            targets = [made.targets(i, value) for i, value in enumerate(values)]
+            found.append({"input_ids": made.ids, "reading": made, "targets": targets})
+    return found
 
 
 def with_arguments(trained: Trained, config: EncoderConfig, job: Job) -> Trained:
@@ -130,29 +142,24 @@ def with_arguments(trained: Trained, config: EncoderConfig, job: Job) -> Trained
     encoder = pretrained.load_encoder(base)
     require_fit(encoder, tokenizer, config, "argument_tokens")
     log = RunLog(job, config.argument_train)
-    seen = seen_values(job.parts.train, tokenizer, config)
+    # Each example once: its copies would cost their time again and show no other words.
+    examples, _ = distinct(job.parts.train)
+    held_out, weights = distinct(job.parts.validation)
+    seen = seen_values(examples, tokenizer, config)
     constants = seen.constants()
     train = [
-        row(made, call)
-        for example in job.parts.train
-        for tool, call in calls(example)
-        if (
-            made := reading(example.context, tool, seen.constants(example.group), tokenizer, config)
-        )
-        is not None
+        row
+        for example in examples
+        for row in rows(example, seen.constants(example.group), tokenizer, config)
     ]
-    validation, weights = [], []
-    for example, weight in zip(*distinct(job.parts.validation), strict=True):
-        for tool, call in calls(example):
-            made = reading(example.context, tool, constants, tokenizer, config)
-            if made is not None:
-                validation.append(row(made, call))
-                weights.append(weight)
+    validation = [rows(example, constants, tokenizer, config) for example in held_out]
+    weights = np.repeat(weights, [len(found) for found in validation])
     if not train:
         raise DatasetError(
             "routers: arguments", "no call in training has arguments to learn", "set it to none"
         )
-    loop.require_validation(validation)
+    evaluated = list(chain.from_iterable(validation))
+    loop.require_validation(evaluated)
     lora = adapted_encoder(PointerReader(encoder), config.lora)
     trainable = count(lora, trainable=True)
     trainer = loop.trainer_class(Trainer, _figures)(
@@ -161,11 +168,9 @@ def with_arguments(trained: Trained, config: EncoderConfig, job: Job) -> Trained
             TrainingArguments, config.argument_train, job, rows=len(train), metric="eval_score"
         ),
         train_dataset=train,
-        eval_dataset=validation,
+        eval_dataset=evaluated,
         data_collator=_collator(cast(int, tokenizer.pad_token_id)),
-        compute_metrics=lambda found: accuracy_scores(
-            np.asarray(found.predictions), np.array(weights)
-        ),
+        compute_metrics=lambda found: accuracy_scores(np.asarray(found.predictions), weights),
         callbacks=loop.callbacks(log, job, config.argument_train),
         optimizers=(
             loop.optimizer(lora, config.argument_train, config.head_learning_rate),
