@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.chat import canonical
+from distill.routers.dates import resolved
 from distill.routers.evidence import evidence
 from distill.routers.slots import NoValueError, Slot, Span, question
 from distill.types import Context, ToolSpec
@@ -226,7 +227,9 @@ def read(
     room = limit - tokenizer.num_special_tokens_to_add() - count([asked.text])[0]
     if room < _EVIDENCE_SHARE * limit:
         return None
-    text = asked.text + evidence(context, tool.name, count, room)
+    # Days first: what is cut off where nothing fits is the end.
+    days = resolved(context, clock="HH:MM" in asked.text)
+    text = asked.text + days + evidence(context, tool.name, count, room - count([days])[0])
     batch = tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
     spans = [_trimmed(text, *span) for span in cast(list[Span], batch["offset_mapping"])]
     after = len(asked.text)
