@@ -7,13 +7,15 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
-from small_shop import PARTS, call, filling, job, losses
+from small_shop import PARTS, ask, call, filling, job, job_values, losses, write_traces
 
-from distill.config import EncoderConfig
+from distill.config import EncoderConfig, RunConfig
 from distill.errors import ConfigError, DatasetError
-from distill.routers import pretrained
+from distill.pipeline import train_router
+from distill.progress import silent
+from distill.routers import load_router, pretrained
 from distill.routers.pointers import Missing
-from distill.runs import RunDir
+from distill.runs import RunDir, read_json
 from distill.training import Parts, train
 from distill.training.arguments import rows, seen_values
 from distill.types import Context, Decision, Example, Message, ToolSpec
@@ -90,7 +92,7 @@ MODE = ToolSpec(
 )
 
 
-def asked(group: str, text: str, **arguments: object) -> Example:
+def asking(group: str, text: str, **arguments: object) -> Example:
     label = Decision("call", (call("set_mode", **arguments),))
     context = Context((Message("user", text),), (MODE,))
     return Example(f"{group}-{text}", group, group, context, label)
@@ -104,14 +106,14 @@ def setup(tiny_bert) -> tuple[object, EncoderConfig]:
 
 def test_values_of_several_groups_that_stand_nowhere_become_options(setup):
     given = [
-        asked("a", "quiet please", mode="night"),
-        asked("b", "be silent", mode="night"),
-        asked("b", "silent now", mode="night"),
-        asked("c", "set night", mode="night"),  # stands there: nothing to learn by heart
-        asked("d", "loud", mode="party"),
-        asked("d", "louder", mode="party"),  # one group alone
-        asked("e", "x", mode="far too long to be listed " * 5),
-        asked("f", "y", mode="far too long to be listed " * 5),
+        asking("a", "quiet please", mode="night"),
+        asking("b", "be silent", mode="night"),
+        asking("b", "silent now", mode="night"),
+        asking("c", "set night", mode="night"),  # stands there: nothing to learn by heart
+        asking("d", "loud", mode="party"),
+        asking("d", "louder", mode="party"),  # one group alone
+        asking("e", "x", mode="far too long to be listed " * 5),
+        asking("f", "y", mode="far too long to be listed " * 5),
     ]
     seen = seen_values(given, *setup)
     assert seen.constants() == {"set_mode": {"mode": ["night"]}}
@@ -120,7 +122,7 @@ def test_values_of_several_groups_that_stand_nowhere_become_options(setup):
 
 
 def test_rows_say_where_the_values_are(setup):
-    example = asked("a", "set night, thanks", mode="night", note="loudly")
+    example = asking("a", "set night, thanks", mode="night", note="loudly")
     (row,) = rows(example, {}, *setup)
     made, ((starts, ends), (note_starts, note_ends)) = row["reading"], row["targets"]
     assert made.text[made.spans[starts[0]][0] : made.spans[ends[0]][1]] == "night"
@@ -132,7 +134,7 @@ def test_no_row_for_what_is_never_asked(setup):
     twice = Decision("call", (call("set_mode", mode="a"), call("set_mode", mode="b")))
     unfilled = Decision("call", (replace(call("set_mode"), arguments=None),))
     for label in (twice, unfilled, Decision("reply")):
-        assert rows(replace(asked("a", "a b", mode="a"), label=label), {}, *setup) == []
+        assert rows(replace(asking("a", "a b", mode="a"), label=label), {}, *setup) == []
 
 
 def only(*labels: str) -> Parts:
@@ -151,3 +153,14 @@ def test_more_tokens_than_the_model_reads_are_refused(config_of, tmp_path):
     config = config_of("filling").model_copy(update={"argument_tokens": 5000})
     with pytest.raises(ConfigError, match=r"argument_tokens: .* reads at most 256 tokens"):
         train(config, job(tmp_path))
+
+
+def test_a_job_leaves_a_whole_run_that_fills_arguments(config_of, tmp_path):
+    values = job_values(tmp_path, routers={"filler": config_of("filling").model_dump()})
+    write_traces(tmp_path / "traces.jsonl")
+    run = train_router(RunConfig.model_validate(values), "filler", 0, silent)
+    assert read_json(run.manifest)["fills_arguments"] is True
+    assert {path.name for path in run.path.iterdir()} == {
+        *("config.yaml", "manifest.json", "router", "log.jsonl", "log-arguments.jsonl")
+    }
+    assert load_router(run.path).decide([ask("where is order 3")])[0].confidence
