@@ -200,8 +200,11 @@ class EncoderConfig(Config):
     context (`distill.routers.arguments`)."""
     argument_tokens: int = Field(320, ge=64)
     """Tokens read to fill a call: the tool's parameters in words, then passages of the context."""
-    argument_train: TrainConfig = TrainConfig(epochs=4, learning_rate=1e-3)
-    """The optimisation of that second encoder."""
+    argument_train: TrainConfig = TrainConfig(
+        epochs=12, batch_size=8, micro_batch=8, learning_rate=2e-4
+    )
+    """The optimisation of that second encoder. Its new head needs many steps on few rows. With 1e-3
+    the encoder moved before the head could point (Home Assistant, validation)."""
 
 
 class DecoderConfig(Config):

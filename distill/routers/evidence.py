@@ -12,7 +12,7 @@ This module knows nothing of tokenizers, models or schemas: token counts come in
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -25,8 +25,10 @@ Count = Callable[[Sequence[str]], list[int]]
 
 _CHARS = 240
 """Characters of the longest passage."""
-_PASSAGES = 400
-"""Passages that are looked at, the latest ones, however long the conversation is."""
+_PASSAGES = 1000
+"""Passages that are ranked: of the system prompt the first, of the rest the latest."""
+_TRIED = 64
+"""Passages of the best that are tried, since counting tokens costs more than ranking."""
 _MESSAGE_CHARS = 100_000
 """Characters of one message that are looked at."""
 _STEM = 4
@@ -66,33 +68,47 @@ def evidence(context: Context, tool: str, count: Count, limit: int) -> str:
     latest = len(context.messages) - 1
     users = (i for i in range(latest, -1, -1) if context.messages[i].role == "user")
     request = next(users, latest)
-    passages = [p for i, m in enumerate(context.messages) for p in _passages(i, m)][-_PASSAGES:]
+    system: list[_Passage] = []
+    said: list[_Passage] = []
+    for i, message in enumerate(context.messages):
+        (system if message.role == "system" else said).extend(_passages(i, message))
+    passages = system[:_PASSAGES] + said[-_PASSAGES:]
     words = [_stems(passage.text) for passage in passages]
     asked = frozenset(_stems(spaced(tool))).union(
         *(found for p, found in zip(passages, words, strict=True) if p.message == request)
     )
     scores = _bm25(words, asked)
     ranked = sorted(range(len(passages)), key=lambda i: (-scores[i], -i))
-    # One more for the line's end; a message's heading is counted with each of its passages.
+    asking = [i for i, passage in enumerate(passages) if passage.message == request]
+    answering = [i for i in ranked if passages[i].message == latest]
+    turns = [asking[:_TRIED], answering[:_TRIED], ranked[:_TRIED]]
     headings = [f"{_heading(message)}: " for message in context.messages]
-    tokens = [n + 1 for n in count([headings[p.message] + p.text for p in passages])]
-    kept: set[int] = set()
 
-    def take(candidates: Iterable[int], budget: int) -> None:
-        for i in candidates:
-            if i not in kept and tokens[i] <= budget:
-                kept.add(i)
-                budget -= tokens[i]
+    def measured(tried: Sequence[int]) -> dict[int, int]:
+        # One more for the line's end; a message's heading is counted with each of its passages.
+        lines = [headings[passages[i].message] + passages[i].text for i in tried]
+        return {i: tokens + 1 for i, tokens in zip(tried, count(lines), strict=True)}
 
-    take((i for i, p in enumerate(passages) if p.message == request), limit // 2)
-    take((i for i in ranked if passages[i].message == latest), limit // 2)
-    take(ranked, limit - sum(tokens[i] for i in kept))
-    text, before = "", None
+    kept = _kept(turns, measured(sorted(set().union(*turns))), limit)
+    text, before = "", -1
     for i in sorted(kept, key=lambda i: (-passages[i].message, i)):
-        message = passages[i].message
-        text += f"{'' if message == before else headings[message]}{passages[i].text}\n"
-        before = message
+        at = passages[i].message
+        text += f"{'' if at == before else headings[at]}{passages[i].text}\n"
+        before = at
     return text
+
+
+def _kept(turns: Sequence[Sequence[int]], tokens: Mapping[int, int], limit: int) -> set[int]:
+    """What fits: of all but the last turn's passages at most half of the limit each."""
+    kept: set[int] = set()
+    for number, candidates in enumerate(turns, 1):
+        left = limit - sum(tokens[i] for i in kept)
+        left = left if number == len(turns) else min(left, limit // 2)
+        for i in candidates:
+            if i not in kept and tokens[i] <= left:
+                kept.add(i)
+                left -= tokens[i]
+    return kept
 
 
 def _bm25(passages: Sequence[Sequence[str]], asked: frozenset[str]) -> list[float]:

@@ -49,12 +49,17 @@ class Missing(Enum):
 
 
 class PointerHead(nn.Module):
-    """Additive attention (Bahdanau et al. 2015, arXiv:1409.0473) of each slot over the tokens."""
+    """Each slot's attention over the tokens, from their sum and from their product.
+
+    Additive attention (Bahdanau et al. 2015, arXiv:1409.0473) with a product term beside it, by
+    which a slot and a token that are alike are told at once, as in the trilinear similarity of
+    Seo et al. 2017 (arXiv:1611.01603, section 2).
+    """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.query = nn.Linear(hidden, _WIDTH)
-        self.key = nn.Linear(hidden, _WIDTH)
+        self.query, self.key = nn.Linear(hidden, _WIDTH), nn.Linear(hidden, _WIDTH)
+        self.like, self.alike = nn.Linear(hidden, _WIDTH), nn.Linear(hidden, _WIDTH)
         self.score = nn.Linear(_WIDTH, 2)
 
     def forward(self, states: Tensor, names: Tensor) -> Tensor:
@@ -64,19 +69,23 @@ class PointerHead(nn.Module):
             states: [batch, time, hidden].
             names: [batch, slots, time], each slot's share in its name's tokens.
         """
-        query, key = self.query(names @ states), self.key(states)
-        together = nn.functional.gelu(query.unsqueeze(2) + key.unsqueeze(1))
-        scores: Tensor = self.score(together)
+        asking = names @ states
+        total = self.query(asking).unsqueeze(2) + self.key(states).unsqueeze(1)
+        product = self.like(asking).unsqueeze(2) * self.alike(states).unsqueeze(1)
+        scores: Tensor = self.score(nn.functional.gelu(total + product))
         return scores.movedim(-1, 0)
 
 
 class PointerReader(nn.Module):
-    """Encoder and pointer head."""
+    """Encoder and pointer head, which is shown the last states and those half way.
+
+    A sentence encoder's last states have told more of the sentence than of the word.
+    """
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = PointerHead(encoder.config.hidden_size)
+        self.head = PointerHead(2 * encoder.config.hidden_size)
 
     def forward(
         self,
@@ -106,19 +115,23 @@ class PointerReader(nn.Module):
             equal values taken together (Clark and Gardner 2018, arXiv:1710.10723, eq. 1), and
             `loss`, their mean.
         """
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        output = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        )
+        layers = output.hidden_states
+        states = torch.cat([output[0], layers[len(layers) // 2]], dim=-1)
         scores = self.head(states.to(names.dtype), names)
         allowed = torch.stack([starts, ends])
         # Finite, so that a slot with nowhere to end gives no NaN.
         lowest = torch.finfo(scores.dtype).min
         pointers = scores.masked_fill(~allowed, lowest).log_softmax(-1)
-        output = {"pointers": pointers}
+        result = {"pointers": pointers}
         if start_targets is not None and end_targets is not None:
             targets = torch.stack([start_targets, end_targets])
             right = pointers.masked_fill(~targets, lowest).logsumexp(-1)
-            output["losses"] = -torch.where(targets.any(-1), right, 0.0).sum((0, 2))
-            output["loss"] = output["losses"].mean()
-        return output
+            result["losses"] = -torch.where(targets.any(-1), right, 0.0).sum((0, 2))
+            result["loss"] = result["losses"].mean()
+        return result
 
 
 @dataclass(frozen=True)

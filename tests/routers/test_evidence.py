@@ -72,13 +72,14 @@ def test_evidence_keeps_to_its_limit_and_is_made_of_slices(said: list[Message], 
         assert line in texts or line.partition(": ")[2] in texts
 
 
-def test_a_long_conversation_is_looked_at_in_part():
+def test_a_long_conversation_is_counted_in_part_and_keeps_its_system_prompt():
     counted: list[int] = []
 
     def counting(texts):
         counted.append(len(texts))
         return count(texts)
 
-    said = tuple(Message("user", "word " * 2000) for _ in range(100))
-    evidence(Context(said, ()), "tool", counting, 50)
-    assert sum(counted) <= 400
+    said = [Message("user", "word " * 2000) for _ in range(100)]
+    context = Context((Message("system", HOME), *said, Message("user", "study lamp")), ())
+    assert "Study Lamp" in evidence(context, "tool", counting, 50)
+    assert sum(counted) < 200

@@ -49,6 +49,7 @@ def runs(tmp_path_factory, config_of):
                 "tfidf": {"kind": "tfidf"},
                 "rnn": gru.model_dump(),
                 "encoder": config_of("encoder", micro_batch=MICRO_BATCH).model_dump(),
+                "filling": config_of("filling", micro_batch=MICRO_BATCH).model_dump(),
                 "decoder": config_of("decoder", micro_batch=MICRO_BATCH).model_dump(),
             },
         }
@@ -119,6 +120,13 @@ def test_two_processes_end_at_the_same_weights(runs, kind):
         assert difference < 2e-3 + 2e-3 * one[key].abs().max(), key
 
 
+def test_two_processes_learn_to_fill_arguments_alike(runs):
+    one, two = (RunDir(runs[count]["filling"].path, "arguments") for count in ("one", "two"))
+    assert len(log(one, "loss")) >= 4
+    for key in ("loss", "eval_loss", "eval_standard_error"):
+        assert log(two, key) == pytest.approx(log(one, key), rel=1e-3, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["tfidf", "rnn", "encoder", "decoder"])
 def test_two_processes_leave_a_whole_run(runs, kind):
     run = runs["two"][kind]
@@ -129,4 +137,4 @@ def test_two_processes_leave_a_whole_run(runs, kind):
 
 def test_one_process_alone_speaks(runs):
     paths = [Path(line).name for line in runs["two printed"].split()]
-    assert paths == ["tfidf-s0", "rnn-s0", "encoder-s0", "decoder-s0"]
+    assert paths == ["tfidf-s0", "rnn-s0", "encoder-s0", "filling-s0", "decoder-s0"]
