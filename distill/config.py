@@ -223,6 +223,16 @@ class EncoderConfig(Config):
     """Peak learning rate of the head."""
     max_tokens: int = Field(192, ge=16)
     """Tokens read of each context."""
+    arguments: Literal["none", "extract"] = "none"
+    """`extract`: a second encoder fills the arguments of the chosen tools from what stands in the
+    context (`distill.routers.arguments`)."""
+    argument_tokens: int = Field(320, ge=64)
+    """Tokens read to fill a call: the tool's parameters in words, then passages of the context."""
+    argument_train: TrainConfig = TrainConfig(
+        epochs=12, batch_size=8, micro_batch=8, learning_rate=2e-4
+    )
+    """The optimisation of that second encoder. Its new head needs many steps on few rows. With 1e-3
+    the encoder moved before the head could point (Home Assistant, validation)."""
 
 
 class DecoderConfig(Config):

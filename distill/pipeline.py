@@ -364,6 +364,7 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int)
         "run": single.name,
         "router": router,
         "kind": single.routers[router].kind,
+        "fills_arguments": _fills_arguments(single.routers[router]),
         "seed": single.seeds[0],
         "dataset": {key: facts[key] for key in ("hash", "parts", "n_groups", "source")},
         "teacher": facts["teacher"],
@@ -375,6 +376,11 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int)
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
     }
+
+
+def _fills_arguments(settings: AnyRouterConfig) -> bool:
+    filling = isinstance(settings, EncoderConfig) and settings.arguments != "none"
+    return filling or isinstance(settings, DecoderConfig)
 
 
 def ensure_evaluated(run: RunDir, progress: Progress) -> None:

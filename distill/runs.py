@@ -4,7 +4,7 @@
         config.yaml     the resolved config, this router and this seed alone
         checkpoints/    what a killed training resumes from; emptied when the run is whole
         router/         the router folder
-        log.jsonl       one line per logged step
+        log.jsonl       one line per logged step; log-arguments.jsonl of what fills arguments
         tensorboard/    its event files, when that tracker was asked for
         calibration.jsonl   decisions on the calibration part, with raw confidences
         predictions.jsonl   decisions on the test part
@@ -106,9 +106,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class RunDir:
-    """The paths of one run."""
+    """The paths of one run. `training` names a further training of it, beside the router's."""
 
     path: Path
+    training: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the training is called where its progress is told."""
+        return f"{self.path.name} {self.training}".rstrip()
 
     @property
     def config(self) -> Path:
@@ -116,7 +122,7 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / "checkpoints" / self.training
 
     @property
     def router(self) -> Path:
@@ -124,7 +130,7 @@ class RunDir:
 
     @property
     def log(self) -> Path:
-        return self.path / "log.jsonl"
+        return self.path / (f"log-{self.training}.jsonl" if self.training else "log.jsonl")
 
     @property
     def report(self) -> Path:

@@ -70,7 +70,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], Saved]:
     """Trains a router of the given kind on the small shop, once."""
-    from small_shop import attention, decoder, encoder, job, rnn  # noqa: PLC0415
+    from small_shop import attention, decoder, encoder, filling, job, rnn  # noqa: PLC0415
 
     from distill.config import MajorityConfig, TfidfConfig  # noqa: PLC0415
     from distill.training import train  # noqa: PLC0415
@@ -81,6 +81,7 @@ def trained(
         "rnn": lambda: rnn(epochs=12),
         "attention": lambda: attention(epochs=12),
         "encoder": lambda: encoder(request.getfixturevalue("tiny_bert"), epochs=12),
+        "filling": lambda: filling(request.getfixturevalue("tiny_bert"), epochs=12),
         "decoder": lambda: decoder(request.getfixturevalue("taught_llama")),
     }
     made: dict[str, Saved] = {}
@@ -100,7 +101,7 @@ def trained(
 @pytest.fixture(scope="session")
 def config_of(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """The small shop's config of a trained kind on a tiny base; keywords go to its `train`."""
-    from small_shop import attention, decoder, encoder, rnn  # noqa: PLC0415
+    from small_shop import attention, decoder, encoder, filling, rnn  # noqa: PLC0415
 
     def get(kind: str, **train: object) -> Any:
         match kind:
@@ -110,6 +111,8 @@ def config_of(request: pytest.FixtureRequest) -> Callable[..., Any]:
                 return attention(**train)
             case "encoder":
                 return encoder(request.getfixturevalue("tiny_bert"), **train)
+            case "filling":
+                return filling(request.getfixturevalue("tiny_bert"), **train)
             case _:
                 return decoder(request.getfixturevalue("tiny_llama"), **train)
 

@@ -142,6 +142,14 @@ def encoder(model: Path, **train: object) -> EncoderConfig:
     )
 
 
+def filling(model: Path, **train: object) -> EncoderConfig:
+    """An encoder that fills arguments, too; keywords go to both of its trainings."""
+    settings = encoder(model, **train).train
+    return encoder(model, **train).model_copy(
+        update={"arguments": "extract", "argument_tokens": 160, "argument_train": settings}
+    )
+
+
 def decoder(model: Path, **train: object) -> DecoderConfig:
     return DecoderConfig(
         model=str(model),

@@ -54,13 +54,14 @@ def verify(example: Example, invalid_arguments: Literal["drop", "keep"]) -> Reas
         if call.name not in offered:
             return Reason.NOT_OFFERED
         if call.arguments is not None and invalid_arguments == "drop":
-            reason = _check_arguments(call, offered[call.name])
+            reason = check_arguments(call, offered[call.name])
             if reason is not None:
                 return reason
     return None
 
 
-def _check_arguments(call: ToolCall, tool: ToolSpec) -> Reason | None:
+def check_arguments(call: ToolCall, tool: ToolSpec) -> Reason | None:
+    """Why a filled call breaks its tool's JSON Schema, None if it does not."""
     validator = _validator(orjson.dumps(tool.parameters))
     if validator is None:
         return Reason.BROKEN_SCHEMA

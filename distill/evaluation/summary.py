@@ -21,7 +21,6 @@ from distill.evaluation.selective import risk_entries
 from distill.routers.confidence import Threshold
 
 _PARTS = ("train", "calibration", "test")
-_FILL_ARGUMENTS = frozenset({"decoder"})  # the kinds of router that fill in arguments
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def router_entry(
         "n_distinct": len({p.id for p in predictions}),
         "n_decisions": round(float(scores.weights.sum())),
         "n_groups": int(scores.groups.max()) + 1,
-        "fills_arguments": manifest["kind"] in _FILL_ARGUMENTS,
+        # Manifests older than this key are of times when decoders alone did.
+        "fills_arguments": manifest.get("fills_arguments", manifest["kind"] == "decoder"),
         "tool_accuracy": figures["tool_accuracy"],
         "share_of_agreement": tool_accuracy.value / agreement if agreement else None,
         "call_accuracy": figures["call_accuracy"],

@@ -102,6 +102,7 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         repo_id=repo_id,
         kind=kind,
         what=_WHAT[kind],
+        fills=record.router["config"].get("arguments", "none") != "none",
         manifest=manifest,
         dataset=manifest["dataset"],
         teacher=manifest["teacher"],

@@ -1,9 +1,27 @@
 """Any router folder becomes a router: the one place that knows every kind."""
 
+import importlib
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
+from typing import cast
 
+from distill.config import EncoderConfig
 from distill.routers.folder import RouterFile, read_router_file
 from distill.types import Router
+
+_LOADERS = {
+    "majority": ("baselines", "load"),
+    "tfidf": ("baselines", "load"),
+    "rnn": ("rnn", "RnnRouter.load"),
+    "attention": ("attention", "AttentionRouter.load"),
+    "encoder": ("encoder", "EncoderRouter.load"),
+    "encoder, exported": ("onnx", "OnnxEncoderRouter.load"),
+    "decoder": ("decoder", "DecoderRouter.load"),
+}
+"""Of each sort of folder the module, and what in it takes a folder and its `RouterFile`.
+
+By name: a TF-IDF router must not cost the seconds that torch and transformers take."""
 
 
 def load_router(path: str | Path) -> Router:
@@ -20,35 +38,23 @@ def load_router(path: str | Path) -> Router:
     folder = Path(path)
     if not (folder / "router.json").exists() and (folder / "router").is_dir():
         folder = folder / "router"
-    file = read_router_file(folder)
-    return load_as(folder, file)
+    return load_as(folder, read_router_file(folder))
 
 
 def load_as(folder: Path, file: RouterFile) -> Router:
     """The router of a folder, as if its `router.json` said `file`; errors as `load_router`."""
-    # Imported by kind: a TF-IDF router must not cost the seconds that torch and transformers take.
-    match file.config.kind:
-        case "majority" | "tfidf":
-            from distill.routers import baselines  # noqa: PLC0415
+    config = file.config
+    if not isinstance(config, EncoderConfig) or config.arguments == "none":
+        return _loaded(folder, file)
+    from distill.routers.arguments import FOLDER, ArgumentFiller, FillingRouter  # noqa: PLC0415
 
-            return baselines.load(folder, file)
-        case "rnn":
-            from distill.routers.rnn import RnnRouter  # noqa: PLC0415
+    # What is calibrated is the confidence in tools and arguments together.
+    tools = _loaded(folder, replace(file, calibration=None))
+    return FillingRouter(tools, ArgumentFiller.load(folder / FOLDER, config), file)
 
-            return RnnRouter.load(folder, file)
-        case "attention":
-            from distill.routers.attention import AttentionRouter  # noqa: PLC0415
 
-            return AttentionRouter.load(folder, file)
-        case "encoder" if file.onnx is not None:
-            from distill.routers.onnx import OnnxEncoderRouter  # noqa: PLC0415
-
-            return OnnxEncoderRouter.load(folder, file)
-        case "encoder":
-            from distill.routers.encoder import EncoderRouter  # noqa: PLC0415
-
-            return EncoderRouter.load(folder, file)
-        case "decoder":
-            from distill.routers.decoder import DecoderRouter  # noqa: PLC0415
-
-            return DecoderRouter.load(folder, file)
+def _loaded(folder: Path, file: RouterFile) -> Router:
+    sort = file.config.kind if file.onnx is None else f"{file.config.kind}, exported"
+    module, name = _LOADERS[sort]
+    load = attrgetter(name)(importlib.import_module(f"distill.routers.{module}"))
+    return cast(Router, load(folder, file))

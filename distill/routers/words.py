@@ -10,4 +10,4 @@ _SEAMS = re.compile(r"(?<=[a-z])(?=[A-Z])|[_.-]+")
 
 def in_words(name: str) -> str:
     """`get_order`, `getOrder` or `orders.get` with spaces between its words."""
-    return _SEAMS.sub(" ", name)
+    return _SEAMS.sub(" ", name).strip()

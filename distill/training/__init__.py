@@ -42,7 +42,12 @@ def train(config: AnyRouterConfig, job: Job) -> Trained:
         case EncoderConfig():
             from distill.training.classify import train_encoder  # noqa: PLC0415
 
-            return train_encoder(config, job)
+            trained = train_encoder(config, job)
+            if config.arguments == "none":
+                return trained
+            from distill.training.arguments import with_arguments  # noqa: PLC0415
+
+            return with_arguments(trained, config, job)
         case DecoderConfig():
             from distill.training.sft import train_decoder  # noqa: PLC0415
 

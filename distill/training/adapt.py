@@ -1,7 +1,7 @@
 """LoRA on a base model through PEFT, and what a base model must have for a config to fit it."""
 
 import re
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
@@ -49,22 +49,47 @@ def adapted(
         ) from None
 
 
+def adapted_encoder(model: nn.Module, config: LoraConfig) -> PeftModel:
+    """A model of an `encoder` and a `head`: LoRA on the one, the other trained whole.
+
+    Raises:
+        ConfigError: as `adapted`.
+    """
+    # PEFT's own "all-linear" takes the pooler too, whose output is never read.
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("encoder.") and "pooler" not in name
+    ]
+    targets = linear if config.targets == "all-linear" else config.targets
+    return adapted(model, config, targets=targets, modules_to_save=["head"])
+
+
+def count(model: nn.Module, trainable: bool = False) -> int:
+    """Parameters of a model, or those of them that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
 def require_fit(
-    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig
+    encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: EncoderConfig,
+    length: Literal["max_tokens", "argument_tokens"] = "max_tokens",
 ) -> None:
-    """Check that texts of the config's length can be read, in batches.
+    """Check that texts of the length that the config has under `length` can be read, in batches.
 
     Raises:
         ModelError: the tokenizer has no padding token.
-        ConfigError: `max_tokens` is more than the model has positions for.
+        ConfigError: the length is more than the model has positions for.
     """
+    tokens = getattr(config, length)
     if tokenizer.pad_token_id is None:
         raise ModelError(config.model, "its tokenizer has no padding token", "use another encoder")
     limit = _positions(encoder)
-    if limit is not None and config.max_tokens > limit:
+    if limit is not None and tokens > limit:
         raise ConfigError(
-            "max_tokens",
-            f"{config.model} reads at most {limit} tokens, not {config.max_tokens}",
+            length,
+            f"{config.model} reads at most {limit} tokens, not {tokens}",
             f"use {limit} or fewer",
         )
 

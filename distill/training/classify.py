@@ -19,10 +19,10 @@ from distill.routers.labels import LabelSpace
 from distill.routers.scratch import PAD, ScratchRouter, learn_tokenizer
 from distill.routers.words import REPLY_IN_WORDS, in_words
 from distill.training import loop
-from distill.training.adapt import adapted, require_fit
+from distill.training.adapt import adapted_encoder, count, require_fit
 from distill.training.job import Job, Trained
 from distill.training.logs import RunLog
-from distill.training.validation import Array, distinct, ratio
+from distill.training.validation import accuracy_scores, distinct
 from distill.types import REPLY, Example, ToolSpec
 
 _PRIOR = 5.0
@@ -46,7 +46,7 @@ def train_from_scratch(
 
     best = _train(router.model, row, labels, config.train, job, log=log, pad=PAD)
     router.model = best.eval().cpu()
-    return Trained(router, _count(best), _count(best), log.seconds)
+    return Trained(router, count(best), count(best), log.seconds)
 
 
 def train_encoder(config: EncoderConfig, job: Job) -> Trained:
@@ -65,10 +65,8 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
     labels = LabelSpace.of(example.label for example in job.parts.train)
     model = EncoderClassifier(encoder, len(labels))
     _describe_classes(model, tokenizer, labels, job.parts.catalogue)
-    lora = adapted(
-        model, config.lora, targets=_targets(config.lora, model), modules_to_save=["head"]
-    )
-    trainable = _count(lora, trainable=True)
+    lora = adapted_encoder(model, config.lora)
+    trainable = count(lora, trainable=True)
 
     def row(example: Example) -> loop.Row:
         text = encoder_text(example.context, tokenizer, config)
@@ -92,7 +90,7 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
     config = config.model_copy(update={"model": base.name, "revision": base.revision})
     file = RouterFile(config, job.parts.catalogue, labels, base.describe())
     router = EncoderRouter(file, tokenizer, merged.cpu())
-    return Trained(router, _count(merged), trainable, log.seconds)
+    return Trained(router, count(merged), trainable, log.seconds)
 
 
 def _describe_classes(
@@ -171,7 +169,7 @@ def _train(
         train_dataset=train,
         eval_dataset=[row(example) for example in validation],
         data_collator=loop.padded(pad),
-        compute_metrics=lambda found: _scores(np.asarray(found.predictions), weights),
+        compute_metrics=lambda found: accuracy_scores(np.asarray(found.predictions), weights),
         callbacks=loop.callbacks(log, job, config),
         optimizers=(loop.optimizer(model, config, head_learning_rate), None),
     )
@@ -184,27 +182,3 @@ def _figures(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     labels = inputs["labels"]
     loss = nn.functional.cross_entropy(logits, labels, reduction="none")
     return torch.stack([loss, (logits.argmax(1) == labels).double()], dim=1)
-
-
-def _scores(figures: Array, weights: Array) -> dict[str, float]:
-    """Accuracy, and `score`: accuracy with ties broken by the loss, which decides early stopping.
-
-    The loss alone would stop early: on small sets it rises with overconfidence while accuracy
-    still grows (Guo et al. 2017, arXiv:1706.04599).
-
-    Args:
-        figures: [rows, 2] as `_figures` makes them.
-        weights: [rows] how often each row counts.
-    """
-    loss, _ = ratio(weights * figures[:, 0], weights)
-    accuracy, error = ratio(weights * figures[:, 1], weights)
-    return {
-        "loss": loss,
-        "accuracy": accuracy,
-        "standard_error": error,
-        "score": accuracy - 1e-4 * loss,
-    }
-
-
-def _count(model: nn.Module, trainable: bool = False) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)

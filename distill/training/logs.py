@@ -80,7 +80,7 @@ class RunLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.progress(f"training {self.run.path.name}", state.global_step, state.max_steps)
+            self.progress(f"training {self.run.title}", state.global_step, state.max_steps)
 
 
 def _step(line: bytes) -> int:
@@ -96,7 +96,7 @@ def tensorboard(job: Job) -> list[TrainerCallback]:
         return []
     board: Any = TensorBoardCallback()
     # Its default lies among the checkpoints, which are removed when the run is whole.
-    board.logging_dir = str(job.run.path / "tensorboard")
+    board.logging_dir = str(job.run.path / "tensorboard" / job.run.training)
     return [board]
 
 

@@ -135,7 +135,7 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         report_to=[tracker for tracker in job.trackers if tracker != "tensorboard"],
-        run_name=f"{job.run.path.parent.name}/{job.run.path.name}",
+        run_name=f"{job.run.path.parent.name}/{job.run.title}",
         disable_tqdm=True,
         **extra,
     )

@@ -14,7 +14,7 @@ from distill.errors import InputError, RouterError
 from distill.evaluation.compare import compare, comparison, run_report
 from distill.evaluation.latency import Timing
 from distill.evaluation.report import table
-from distill.runs import RunDir
+from distill.runs import RunDir, read_json, write_json
 
 
 def two_routers(folder: Path, seeds: tuple[int, ...] = (0, 1)) -> list[RunDir]:
@@ -250,12 +250,21 @@ def test_several_teachers_are_measured_against_labels_whoever_gave_them(tmp_path
     assert entry["share_of_agreement"] == pytest.approx(entry["tool_accuracy"]["value"] / 0.9)
 
 
-@pytest.mark.parametrize(("kind", "fills"), [("encoder", False), ("decoder", True)])
-def test_only_a_decoder_fills_arguments_whatever_the_tools_take(
-    tmp_path: Path, kind: str, fills: bool
+@pytest.mark.parametrize(
+    ("kind", "stated", "fills"),
+    [
+        ("encoder", {"fills_arguments": False}, False),
+        ("encoder", {"fills_arguments": True}, True),
+        ("encoder", {}, False),  # manifests of runs older than the key
+        ("decoder", {}, True),
+    ],
+)
+def test_a_router_fills_arguments_if_its_run_says_so_whatever_the_tools_take(
+    tmp_path: Path, kind: str, stated: dict[str, bool], fills: bool
 ) -> None:
     made = predictions([(call("ping"), call("ping"))] * 6)  # a call of `{}` needs no filling
     run = write_run(tmp_path / "a-s0", "a", made, kind=kind)
+    write_json(run.manifest, read_json(run.manifest) | stated)
     assert comparison([run], FAST)[0]["routers"][0]["fills_arguments"] is fills
 
 

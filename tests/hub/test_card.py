@@ -97,6 +97,16 @@ def test_a_report_without_its_counts_is_refused(tmp_path: Path) -> None:
         card(make_run(tmp_path, report={"routers": [entry]}), REPO)
 
 
+def test_an_encoder_that_fills_arguments_says_where_from(tmp_path: Path) -> None:
+    filling = {"config": {"kind": "encoder", "arguments": "extract"}}
+    text = card(make_run(tmp_path / "filling", router=filling), REPO)
+    assert "**Copied arguments.**" in text
+    assert "router.tools.text(context)" in text
+    plain = card(make_run(tmp_path / "plain"), REPO)
+    assert "Copied arguments" not in plain
+    assert "router.text(context)" in plain
+
+
 def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
     cards = {kind: card(make_run(tmp_path / kind, kind), REPO) for kind in KINDS}
     marks = {

@@ -13,7 +13,7 @@ from distill.errors import RouterError
 from distill.routers import load_router
 from distill.types import Context, Message
 
-KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder"]
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "filling", "decoder"]
 CONTEXTS = [example.context for example in PARTS.validation]
 
 
@@ -111,6 +111,9 @@ def test_each_missing_file_is_named(saved, copy):
         "encoder": ["model.safetensors", "2_Dense/model.safetensors"],
         "decoder": ["adapter_model.safetensors", "adapter_config.json"],
     }[saved.router.kind]
+    if saved.router.file.config.kind == "encoder" and saved.router.file.config.arguments != "none":
+        needed += [f"arguments/{n}" for n in ("model.safetensors", "head.safetensors")]
+        needed.append("arguments/constants.json")
     for name in ["router.json", *needed]:
         away = copy / f"{name}.away"
         (copy / name).rename(away)

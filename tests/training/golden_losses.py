@@ -11,10 +11,10 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # as tests/conftest.py has it
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from small_shop import GOLDEN_LOSSES, attention, decoder, encoder, job, losses, rnn
+from small_shop import GOLDEN_LOSSES, attention, decoder, encoder, filling, job, losses, rnn
 from tiny_models import save_bert, save_llama
 
-from distill.runs import write_json
+from distill.runs import RunDir, write_json
 from distill.training import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -32,3 +32,7 @@ if __name__ == "__main__":
             run = job(folder / kind)
             train(config, run)
             write_json(GOLDEN / f"{kind}.json", losses(run.run)[:GOLDEN_LOSSES])
+        run = job(folder / "filling")
+        train(filling(folder / "tiny-bert"), run)
+        filler = RunDir(run.run.path, "arguments")
+        write_json(GOLDEN / "arguments.json", losses(filler)[:GOLDEN_LOSSES])

@@ -24,6 +24,9 @@ MICRO_BATCH = 4
 SCRIPT = str(Path(__file__).parents[2] / "scripts" / "train.py")
 
 
+LEARNED = ("rnn", "attention", "encoder", "filling", "decoder")
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -50,7 +53,7 @@ def runs(tmp_path_factory, config_of):
             },
             "routers": {
                 "tfidf": {"kind": "tfidf"},
-                **{kind: settings(kind) for kind in ("rnn", "attention", "encoder", "decoder")},
+                **{kind: settings(kind) for kind in LEARNED},
             },
         }
     )
@@ -120,6 +123,13 @@ def test_two_processes_end_at_the_same_weights(runs, kind):
         assert difference < 2e-3 + 2e-3 * one[key].abs().max(), key
 
 
+def test_two_processes_learn_to_fill_arguments_alike(runs):
+    one, two = (RunDir(runs[count]["filling"].path, "arguments") for count in ("one", "two"))
+    assert len(log(one, "loss")) >= 4
+    for key in ("loss", "eval_loss", "eval_standard_error"):
+        assert log(two, key) == pytest.approx(log(one, key), rel=1e-3, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["tfidf", "rnn", "attention", "encoder", "decoder"])
 def test_two_processes_leave_a_whole_run(runs, kind):
     run = runs["two"][kind]
@@ -130,4 +140,4 @@ def test_two_processes_leave_a_whole_run(runs, kind):
 
 def test_one_process_alone_speaks(runs):
     paths = [Path(line).name for line in runs["two printed"].split()]
-    assert paths == ["tfidf-s0", "rnn-s0", "attention-s0", "encoder-s0", "decoder-s0"]
+    assert paths == [f"{router}-s0" for router in ("tfidf", *LEARNED)]
