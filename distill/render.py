@@ -24,10 +24,14 @@ from distill.types import Context, Decision, Message, ToolCall, ToolSpec
 REPLY_COMPLETION = "reply"
 """What a decoder writes for "no tool": one short word that no tool call begins with."""
 
+REPLY_TEXT = "answer in words, nothing to look up or to do"
+"""What "no tool" is called where an encoder reads it beside the tools' texts."""
+
 T = TypeVar("T")
 
 _SHORTEST = 8
 """Characters that every kept argument of a past call may take, however many there are."""
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[_.-]+")
 _TAG = re.compile(r"<(/?tool_call>)")
 _FLAT_JSON = str.maketrans({'"': None, "{": None, "}": None, "\n": " "})
 
@@ -105,6 +109,26 @@ def _text_lines(message: Message, chars: int) -> Iterator[str]:
     for call in message.calls:
         arguments = orjson.dumps(call.arguments or {}).decode().translate(_FLAT_JSON)
         yield f"call: {call.name} {cut(arguments, chars)}"
+
+
+def in_words(name: str) -> str:
+    """A tool's or a parameter's name as text models know words: `getOrder`, `get_order` spaced."""
+    return _WORDS.sub(" ", name)
+
+
+def tool_text(tool: ToolSpec, chars: int) -> str:
+    """What an encoder reads of a tool: `name in words: description; parameters: a, b`.
+
+    Args:
+        chars: characters kept of the description, and of the parameters' names together.
+    """
+    text = cut(in_words(tool.name), chars)
+    if tool.description:
+        text += f": {cut(tool.description, chars)}"
+    names = tool.parameters.get("properties") or {}
+    if names:
+        text += f"; parameters: {cut(', '.join(map(in_words, names)), chars)}"
+    return text
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from distill.config import EncoderConfig
 from distill.routers.folder import read_router_file
 from distill.types import Router
 
@@ -20,8 +21,9 @@ def load_router(path: str | Path) -> Router:
     if not (folder / "router.json").exists() and (folder / "router").is_dir():
         folder = folder / "router"
     file = read_router_file(folder)
+    config = file.config
     # Imported by kind: a TF-IDF router must not cost the seconds that torch and transformers take.
-    match file.config.kind:
+    match config.kind:
         case "majority" | "tfidf":
             from distill.routers import baselines  # noqa: PLC0415
 
@@ -30,6 +32,10 @@ def load_router(path: str | Path) -> Router:
             from distill.routers.rnn import RnnRouter  # noqa: PLC0415
 
             return RnnRouter.load(folder, file)
+        case "encoder" if isinstance(config, EncoderConfig) and config.catalogue == "open":
+            from distill.routers.open_encoder import OpenEncoderRouter  # noqa: PLC0415
+
+            return OpenEncoderRouter.load(folder, file)
         case "encoder":
             from distill.routers.encoder import EncoderRouter  # noqa: PLC0415
 

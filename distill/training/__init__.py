@@ -32,6 +32,10 @@ def train(config: AnyRouterConfig, job: Job) -> Trained:
             from distill.training.classify import train_rnn  # noqa: PLC0415
 
             return train_rnn(config, job)
+        case EncoderConfig(catalogue="open"):
+            from distill.training.open_catalogue import train_open_encoder  # noqa: PLC0415
+
+            return train_open_encoder(config, job)
         case EncoderConfig():
             from distill.training.classify import train_encoder  # noqa: PLC0415
 

@@ -49,6 +49,23 @@ def adapted(
         ) from None
 
 
+def encoder_layers(config: LoraConfig, model: nn.Module) -> str | list[str]:
+    """The layers of a model's `encoder` that LoRA is put on."""
+    if config.targets != "all-linear":
+        return config.targets
+    # PEFT's own "all-linear" takes the pooler too, whose output mean pooling never reads.
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("encoder.") and "pooler" not in name
+    ]
+
+
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """A model's numbers, or those of them that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
 def require_fit(
     encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig
 ) -> None:

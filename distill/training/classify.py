@@ -1,6 +1,5 @@
 """Training the routers that classify: the RNN from scratch, the encoder through LoRA."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,18 +9,18 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
-from distill.config import EncoderConfig, LoraConfig, RnnConfig, TrainConfig
-from distill.render import cut, render_text
+from distill.config import EncoderConfig, RnnConfig, TrainConfig
+from distill.render import REPLY_TEXT, cut, in_words, render_text
 from distill.routers import pretrained
 from distill.routers.encoder import EncoderClassifier, EncoderRouter, encoder_text
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.routers.rnn import PAD, Gru, RnnRouter, learn_tokenizer
 from distill.training import loop
-from distill.training.adapt import adapted, require_fit
+from distill.training.adapt import adapted, count_parameters, encoder_layers, require_fit
 from distill.training.job import Job, Trained
 from distill.training.logs import RunLog
-from distill.training.validation import Array, distinct, ratio
+from distill.training.validation import accuracy_scores, distinct
 from distill.types import REPLY, Example, ToolSpec
 
 _PRIOR = 5.0
@@ -44,7 +43,7 @@ def train_rnn(config: RnnConfig, job: Job) -> Trained:
 
     best = _train(model, row, labels, config.train, job, log=log, pad=PAD)
     router.model = best.eval().cpu()
-    return Trained(router, _count(best), _count(best), log.seconds)
+    return Trained(router, count_parameters(best), count_parameters(best), log.seconds)
 
 
 def train_encoder(config: EncoderConfig, job: Job) -> Trained:
@@ -64,9 +63,9 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
     model = EncoderClassifier(encoder, len(labels))
     _describe_classes(model, tokenizer, labels, job.parts.catalogue)
     lora = adapted(
-        model, config.lora, targets=_targets(config.lora, model), modules_to_save=["head"]
+        model, config.lora, targets=encoder_layers(config.lora, model), modules_to_save=["head"]
     )
-    trainable = _count(lora, trainable=True)
+    trainable = count_parameters(lora, trainable=True)
 
     def row(example: Example) -> loop.Row:
         text = encoder_text(example.context, tokenizer, config)
@@ -90,7 +89,7 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
     config = config.model_copy(update={"model": base.name, "revision": base.revision})
     file = RouterFile(config, job.parts.catalogue, labels, base.describe())
     router = EncoderRouter(file, tokenizer, merged.cpu())
-    return Trained(router, _count(merged), trainable, log.seconds)
+    return Trained(router, count_parameters(merged), trainable, log.seconds)
 
 
 def _describe_classes(
@@ -121,21 +120,8 @@ def _describe_classes(
 
 def _in_words(name: str, descriptions: Mapping[str, str]) -> str:
     if name == REPLY:
-        return "answer in words, nothing to look up or to do"
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|[_.-]+", " ", name)
-    return f"{spaced}: {cut(descriptions.get(name, ''), 200)}"
-
-
-def _targets(config: LoraConfig, model: EncoderClassifier) -> str | list[str]:
-    """The layers that LoRA is put on."""
-    if config.targets != "all-linear":
-        return config.targets
-    # PEFT's own "all-linear" takes the pooler too, whose output mean pooling never reads.
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("encoder.") and "pooler" not in name
-    ]
+        return REPLY_TEXT
+    return f"{in_words(name)}: {cut(descriptions.get(name, ''), 200)}"
 
 
 def _train(
@@ -170,7 +156,7 @@ def _train(
         train_dataset=train,
         eval_dataset=[row(example) for example in validation],
         data_collator=loop.padded(pad),
-        compute_metrics=lambda found: _scores(np.asarray(found.predictions), weights),
+        compute_metrics=lambda found: accuracy_scores(np.asarray(found.predictions), weights),
         callbacks=loop.callbacks(log, job, config),
         optimizers=(loop.optimizer(model, config, head_learning_rate), None),
     )
@@ -183,27 +169,3 @@ def _figures(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     labels = inputs["labels"]
     loss = nn.functional.cross_entropy(logits, labels, reduction="none")
     return torch.stack([loss, (logits.argmax(1) == labels).double()], dim=1)
-
-
-def _scores(figures: Array, weights: Array) -> dict[str, float]:
-    """Accuracy, and `score`: accuracy with ties broken by the loss, which decides early stopping.
-
-    The loss alone would stop early: on small sets it rises with overconfidence while accuracy
-    still grows (Guo et al. 2017, arXiv:1706.04599).
-
-    Args:
-        figures: [rows, 2] as `_figures` makes them.
-        weights: [rows] how often each row counts.
-    """
-    loss, _ = ratio(weights * figures[:, 0], weights)
-    accuracy, error = ratio(weights * figures[:, 1], weights)
-    return {
-        "loss": loss,
-        "accuracy": accuracy,
-        "standard_error": error,
-        "score": accuracy - 1e-4 * loss,
-    }
-
-
-def _count(model: nn.Module, trainable: bool = False) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
