@@ -28,6 +28,8 @@ if os.environ.get("CI"):
 class Saved:
     """A router as training left it, its run directory, and the folder it was saved to."""
 
+    name: str
+    """Its kind; `open` for an encoder with an open catalogue."""
     router: Router
     run: Path
     folder: Path
@@ -69,8 +71,8 @@ def taught_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], Saved]:
-    """Trains a router of the given kind on the small shop, once."""
-    from small_shop import decoder, encoder, job, rnn  # noqa: PLC0415
+    """Trains a router of the given name (`Saved.name`) on the small shop, once."""
+    from small_shop import decoder, encoder, job, open_encoder, rnn  # noqa: PLC0415
 
     from distill.config import MajorityConfig, TfidfConfig  # noqa: PLC0415
     from distill.training import train  # noqa: PLC0415
@@ -80,6 +82,7 @@ def trained(
         "tfidf": TfidfConfig,
         "rnn": lambda: rnn(epochs=12),
         "encoder": lambda: encoder(request.getfixturevalue("tiny_bert"), epochs=12),
+        "open": lambda: open_encoder(request.getfixturevalue("tiny_bert"), epochs=12),
         "decoder": lambda: decoder(request.getfixturevalue("taught_llama")),
     }
     made: dict[str, Saved] = {}
@@ -90,7 +93,7 @@ def trained(
             router = train(configs[kind](), job(run)).router
             (run / "router").mkdir()
             router.save(run / "router")
-            made[kind] = Saved(router, run, run / "router")
+            made[kind] = Saved(kind, router, run, run / "router")
         return made[kind]
 
     return get
@@ -99,7 +102,7 @@ def trained(
 @pytest.fixture(scope="session")
 def config_of(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """The small shop's config of a trained kind on a tiny base; keywords go to its `train`."""
-    from small_shop import decoder, encoder, rnn  # noqa: PLC0415
+    from small_shop import decoder, encoder, open_encoder, rnn  # noqa: PLC0415
 
     def get(kind: str, **train: object) -> Any:
         match kind:
@@ -107,6 +110,8 @@ def config_of(request: pytest.FixtureRequest) -> Callable[..., Any]:
                 return rnn(**train)
             case "encoder":
                 return encoder(request.getfixturevalue("tiny_bert"), **train)
+            case "open":
+                return open_encoder(request.getfixturevalue("tiny_bert"), **train)
             case _:
                 return decoder(request.getfixturevalue("tiny_llama"), **train)
 

@@ -15,6 +15,7 @@ from distill.config import (
     DecoderConfig,
     EncoderConfig,
     LoraConfig,
+    MatchConfig,
     RnnConfig,
     TrainConfig,
 )
@@ -115,6 +116,13 @@ def rnn(**train: object) -> RnnConfig:
 def encoder(model: Path, **train: object) -> EncoderConfig:
     return EncoderConfig(
         model=str(model), max_tokens=96, lora=_LORA, train=_TRAIN.model_copy(update=train)
+    )
+
+
+def open_encoder(model: Path, **train: object) -> EncoderConfig:
+    """The encoder that matches: few negatives, so that they are chosen among the three tools."""
+    return encoder(model, **train).model_copy(
+        update={"catalogue": "open", "match": MatchConfig(tool_chars=32, negatives=1, rename=0.1)}
     )
 
 

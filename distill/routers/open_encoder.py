@@ -98,7 +98,7 @@ class OpenEncoder(nn.Module):
         lengths = attention_mask.sum(1)
         order = lengths.argsort()
         made = []
-        for chunk in order.split(_BATCH):
+        for chunk in torch.split(order, _BATCH):
             width = int(lengths[chunk].max())
             mask = attention_mask[chunk, :width]
             made.append(mean(self.states(input_ids[chunk, :width], mask), mask).float())
@@ -247,7 +247,7 @@ class OpenEncoderRouter:
         require_files(folder, ["model.safetensors", _HEAD])
         local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
         head = load_file(folder / _HEAD)
-        most = len(head.get("numbers.bias", ()))
+        most = len(head.get("numbers.bias", [0]))
         model = OpenEncoder(pretrained.load_encoder(local), most)
         expected = {name: tensor.shape for name, tensor in model.head.state_dict().items()}
         if {name: tensor.shape for name, tensor in head.items()} != expected:

@@ -115,9 +115,7 @@ def _repeat(labels: Sequence[Decision]) -> float:
     return min(1.0, (again + 0.5) / (further - again + 0.5))
 
 
-def _narrowed(
-    examples: Sequence[Example], reader: OpenEncoderRouter, seed: int
-) -> list[Example]:
+def _narrowed(examples: Sequence[Example], reader: OpenEncoderRouter, seed: int) -> list[Example]:
     """The examples with the tools they learn to choose among, and some of them renamed."""
     settings = reader.config.match
     called: dict[str, ToolSpec] = {}
@@ -179,9 +177,7 @@ class _Rows:
 
     def ids(self, text: str) -> list[int]:
         limit = self.reader.config.max_tokens
-        return cast(
-            list[int], self.tokenizer(text, truncation=True, max_length=limit)["input_ids"]
-        )
+        return cast(list[int], self.tokenizer(text, truncation=True, max_length=limit)["input_ids"])
 
     def add(self, example: Example) -> loop.Row:
         """The row of an example: its context's ids, its candidates and how often it calls each."""

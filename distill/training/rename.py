@@ -46,9 +46,7 @@ def renamed(example: Example, luck: Random) -> Example:
 
     return replace(
         example,
-        context=Context(
-            tuple(map(message, context.messages)), tuple(map(tool, context.tools))
-        ),
+        context=Context(tuple(map(message, context.messages)), tuple(map(tool, context.tools))),
         label=Decision(label.action, tuple(map(call, label.calls))),
     )
 

@@ -49,6 +49,7 @@ def runs(tmp_path_factory, config_of):
                 "tfidf": {"kind": "tfidf"},
                 "rnn": gru.model_dump(),
                 "encoder": config_of("encoder", micro_batch=MICRO_BATCH).model_dump(),
+                "open": config_of("open", micro_batch=MICRO_BATCH).model_dump(),
                 "decoder": config_of("decoder", micro_batch=MICRO_BATCH).model_dump(),
             },
         }
@@ -82,20 +83,20 @@ def log(run: RunDir, key: str) -> list[float]:
     return [line[key] for line in lines if key in line]
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "open", "decoder"])
 def test_there_are_as_many_processes_as_asked_for(runs, kind):
     assert set(log(runs["one"][kind], "processes")) == {1}
     assert set(log(runs["two"][kind], "processes")) == {2}
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "open", "decoder"])
 def test_two_processes_follow_the_same_curve(runs, kind):
     one, two = runs["one"][kind], runs["two"][kind]
     assert len(log(one, "loss")) >= 8
     assert log(two, "loss") == pytest.approx(log(one, "loss"), rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "open", "decoder"])
 def test_two_processes_validate_the_same_rows(runs, kind):
     """Also where they fill the last batches with copies, which must not count."""
     one, two = runs["one"][kind], runs["two"][kind]
@@ -106,7 +107,7 @@ def test_two_processes_validate_the_same_rows(runs, kind):
         assert log(two, key) == pytest.approx(log(one, key), rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "encoder", "open", "decoder"])
 def test_two_processes_end_at_the_same_weights(runs, kind):
     name = "adapter_model" if kind == "decoder" else "model"
     one, two = (
@@ -119,14 +120,14 @@ def test_two_processes_end_at_the_same_weights(runs, kind):
         assert difference < 2e-3 + 2e-3 * one[key].abs().max(), key
 
 
-@pytest.mark.parametrize("kind", ["tfidf", "rnn", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["tfidf", "rnn", "encoder", "open", "decoder"])
 def test_two_processes_leave_a_whole_run(runs, kind):
     run = runs["two"][kind]
     assert run.whole
-    assert load_router(run.router).kind == kind
+    assert load_router(run.router).kind == ("encoder" if kind == "open" else kind)
     assert not run.checkpoints.exists()
 
 
 def test_one_process_alone_speaks(runs):
     paths = [Path(line).name for line in runs["two printed"].split()]
-    assert paths == ["tfidf-s0", "rnn-s0", "encoder-s0", "decoder-s0"]
+    assert paths == ["tfidf-s0", "rnn-s0", "encoder-s0", "open-s0", "decoder-s0"]

@@ -12,7 +12,7 @@ from small_shop import PARTS, TOOLS, examples, job
 from distill.training import Parts, train
 from distill.training.validation import distinct, ratio
 
-KINDS = ["rnn", "encoder", "decoder"]
+KINDS = ["rnn", "encoder", "open", "decoder"]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
