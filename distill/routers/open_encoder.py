@@ -38,7 +38,16 @@ _SCALE, _SHARPNESS = 20.0, 15.0
 
 
 class MatchHead(nn.Module):
-    """Token states of contexts and vectors of tools -> scores, and how many calls there are."""
+    """Token states of contexts and vectors of tools -> scores, and how many calls there are.
+
+    Calls are counted as objects are in images (Lempitsky and Zisserman 2010, "Learning to count
+    objects in images"): each token says what part of a request it is, and the parts are summed.
+    From the mean state, which knows no sum, the number of calls is hardly learned.
+
+    Args:
+        hidden: width of the states and vectors.
+        most: the most calls in one decision.
+    """
 
     repeat: Tensor
     """[] the odds that a further call repeats a tool: counted in training, not learned."""
@@ -48,7 +57,9 @@ class MatchHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(_SHARPNESS)))
         self.reply_bias = nn.Parameter(torch.tensor(0.0))
-        self.numbers = nn.Linear(hidden, most)
+        self.part = nn.Linear(hidden, 1)
+        self.log_precision = nn.Parameter(torch.tensor(0.0))
+        self.number_bias = nn.Parameter(torch.zeros(most))
         self.register_buffer("repeat", torch.tensor(1.0))
 
     def forward(
@@ -75,7 +86,27 @@ class MatchHead(nn.Module):
             scores = self.log_scale.exp() * (seen * tools).sum(-1)
             bias = torch.zeros_like(scores)
             bias[:, 0] = self.reply_bias
-            return scores + bias, self.numbers(mean(states, attention_mask))
+            return scores + bias, self._numbers(states, attention_mask)
+
+    def _numbers(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of 1, 2, … calls, [batch, most]: a bell around the sum of the tokens' parts."""
+        parts = self.part(states).squeeze(-1).sigmoid() * attention_mask
+        numbers = torch.arange(1, len(self.number_bias) + 1, device=states.device)
+        distance = parts.sum(1, keepdim=True) - numbers
+        logits: Tensor = self.number_bias - self.log_precision.exp() * distance.square() / 2
+        return logits
+
+    def start_counting(self, calls: float, tokens: float) -> None:
+        """Before training, let every token be the same part of a request.
+
+        Args:
+            calls: in a decision that calls tools, on average.
+            tokens: in its context, on average.
+        """
+        share = min(calls / tokens, 0.5)
+        with torch.no_grad():
+            self.part.weight.zero_()
+            self.part.bias.fill_(math.log(share / (1 - share)))
 
 
 class OpenEncoder(nn.Module):
@@ -247,7 +278,7 @@ class OpenEncoderRouter:
         require_files(folder, ["model.safetensors", _HEAD])
         local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
         head = load_file(folder / _HEAD)
-        most = len(head.get("numbers.bias", [0]))
+        most = len(head.get("number_bias", [0]))
         model = OpenEncoder(pretrained.load_encoder(local), most)
         expected = {name: tensor.shape for name, tensor in model.head.state_dict().items()}
         if {name: tensor.shape for name, tensor in head.items()} != expected:

@@ -73,6 +73,11 @@ def train_open_encoder(config: EncoderConfig, job: Job) -> Trained:
     narrowed = _narrowed(job.parts.train, reader, job.seed)
     rows = _Rows(reader)
     train = [rows.add(example) for example in narrowed]
+    calling = [row for row in train if row["labels"]]
+    model.head.start_counting(
+        calls=sum(row["labels"] for row in calling) / len(calling),
+        tokens=sum(len(row["input_ids"]) for row in calling) / len(calling),
+    )
     validation, weights = distinct(job.parts.validation)
     loop.require_validation(validation)
     judged = [rows.add(example) for example in validation]

@@ -154,7 +154,7 @@ def test_past_calls_and_unseen_tools_share_a_context(router):
 def test_a_head_of_another_width_is_refused(saved, tmp_path):
     copy = Path(shutil.copytree(saved.folder, tmp_path / "copy"))
     head = load_file(copy / "head.safetensors")
-    head["numbers.weight"] = torch.zeros(len(head["numbers.bias"]), 7)
+    head["part.weight"] = torch.zeros(1, 7)
     save_file(head, copy / "head.safetensors")
     with pytest.raises(RouterError, match=r"head\.safetensors: does not fit the encoder"):
         load_router(copy)
@@ -163,7 +163,7 @@ def test_a_head_of_another_width_is_refused(saved, tmp_path):
 def test_a_head_without_one_of_its_numbers_is_refused(saved, tmp_path):
     copy = Path(shutil.copytree(saved.folder, tmp_path / "copy"))
     head = load_file(copy / "head.safetensors")
-    del head["numbers.bias"]
+    del head["number_bias"]
     save_file(head, copy / "head.safetensors")
     with pytest.raises(RouterError, match=r"head\.safetensors: does not fit the encoder"):
         load_router(copy)
