@@ -5,7 +5,9 @@ does not depend on who asks: it is computed once and remembered. Of a context al
 kept, and each tool looks at those most like itself (attention with the tool's vector as the query,
 as in the Poly-encoder of Humeau et al. 2019, arXiv:1905.01969), since the mean of a message that
 asks for five things resembles none of them. The score is a learned scale times the cosine (CLIP,
-Radford et al. 2021, arXiv:2103.00020).
+Radford et al. 2021, arXiv:2103.00020), and a weight times the logarithm of the tool's share of the
+token that it wins most clearly from the others on offer (a softmax the other way round, as in Cheng
+et al. 2021, arXiv:2109.04290): of several tools for one part of a request, one is meant.
 
 What the scores decide is said in `distill.routers.candidates`.
 """
@@ -33,8 +35,11 @@ from distill.types import Context, Decision
 _HEAD = "head.safetensors"
 _BATCH = 32
 
-_SCALE, _SHARPNESS = 20.0, 15.0
-"""Where training starts; an untuned MiniLM attends best at a sharpness between 10 and 20."""
+_SCALE, _SHARPNESS, _RIVALRY, _CONTEST = 20.0, 15.0, 20.0, 2.0
+"""Where training starts: what suits an untuned MiniLM on requests for several tools."""
+
+_NEVER = -1e4
+"""A logit that leaves no probability; finite, so that rows of nothing else stay numbers."""
 
 
 class MatchHead(nn.Module):
@@ -56,6 +61,8 @@ class MatchHead(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(math.log(_SCALE)))
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(_SHARPNESS)))
+        self.log_rivalry = nn.Parameter(torch.tensor(math.log(_RIVALRY)))
+        self.contest = nn.Parameter(torch.tensor(_CONTEST))
         self.reply_bias = nn.Parameter(torch.tensor(0.0))
         self.part = nn.Linear(hidden, 1)
         self.log_precision = nn.Parameter(torch.tensor(0.0))
@@ -63,30 +70,34 @@ class MatchHead(nn.Module):
         self.register_buffer("repeat", torch.tensor(1.0))
 
     def forward(
-        self, states: Tensor, attention_mask: Tensor, tools: Tensor
+        self, states: Tensor, attention_mask: Tensor, tools: Tensor, offered: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Score every tool for every context.
+        """Score each context's own candidates.
 
         Args:
             states: [batch, time, hidden] of the contexts.
             attention_mask: [batch, time], 1 for real tokens.
-            tools: [1 + tools, hidden] unit vectors, the reply's first.
+            tools: [batch, 1 + tools, hidden] unit vectors, the reply's first.
+            offered: [batch, 1 + tools], False where a row has fewer.
 
         Returns:
-            Logits of the candidates, [batch, 1 + tools], and of 1, 2, … calls, [batch, most].
+            Logits of the candidates, [batch, 1 + tools], minus infinity where there is none, and of
+            1, 2, … calls, [batch, most].
         """
         # Not in bfloat16: a cosine's third digit, times the scale, is what tells tools apart.
         with torch.autocast(states.device.type, enabled=False):
             states, tools = states.float(), tools.float()
-            near = nn.functional.normalize(states, dim=-1) @ tools.T  # [batch, time, tools]
-            near = self.log_sharpness.exp() * near
-            near = near.masked_fill(attention_mask.unsqueeze(-1) == 0, float("-inf"))
-            attention = near.softmax(1).transpose(1, 2)
-            seen = nn.functional.normalize(attention @ states, dim=-1)  # [batch, tools, hidden]
+            near = nn.functional.normalize(states, dim=-1) @ tools.transpose(1, 2)
+            absent = attention_mask.unsqueeze(-1) == 0
+            attention = (self.log_sharpness.exp() * near).masked_fill(absent, _NEVER).softmax(1)
+            seen = nn.functional.normalize(attention.transpose(1, 2) @ states, dim=-1)
             scores = self.log_scale.exp() * (seen * tools).sum(-1)
-            bias = torch.zeros_like(scores)
-            bias[:, 0] = self.reply_bias
-            return scores + bias, self._numbers(states, attention_mask)
+            near = near[:, :, 1:].masked_fill(~offered[:, None, 1:], -1.0)
+            won = (self.log_rivalry.exp() * near).log_softmax(2).masked_fill(absent, _NEVER)
+            contest = self.contest * won.amax(1)
+            extra = torch.cat([self.reply_bias.expand(len(scores), 1), contest], dim=1)
+            scores = (scores + extra).masked_fill(~offered, float("-inf"))
+            return scores, self._numbers(states, attention_mask)
 
     def _numbers(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits of 1, 2, … calls, [batch, most]: a bell around the sum of the tokens' parts."""
@@ -151,37 +162,35 @@ class OpenEncoder(nn.Module):
         Args:
             input_ids: [batch, time] int64, and `attention_mask` of the same shape: the contexts.
             tool_ids: [1 + tools, tool time], and `tool_mask`: the tools of all rows, reply first.
-            candidates: as `row_losses`, and so `counts` and `labels`.
+            candidates: [batch, n] which of the tools each row chooses among, the reply first; -1
+                where it has fewer.
+            counts: [batch, n] as `row_losses`, and so `labels`.
 
         Returns:
             The mean of `row_losses` as `loss`.
         """
         tools = self.vectors(tool_ids, tool_mask)
         states = self.states(input_ids, attention_mask)
-        scores, numbers = self.head(states, attention_mask, tools)
-        return {"loss": row_losses(scores, numbers, candidates, counts, labels).mean()}
+        offered = candidates >= 0
+        scores, numbers = self.head(states, attention_mask, tools[candidates.clamp(min=0)], offered)
+        return {"loss": row_losses(scores, numbers, counts, labels).mean()}
 
 
-def row_losses(
-    scores: Tensor, numbers: Tensor, candidates: Tensor, counts: Tensor, labels: Tensor
-) -> Tensor:
+def row_losses(scores: Tensor, numbers: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the candidates with the label's shares, plus that of the number of calls.
 
     Args:
-        scores: [batch, 1 + tools] logits over the tools of all rows.
+        scores: [batch, n] logits of each row's candidates; minus infinity where there is none.
         numbers: [batch, most] logits of 1, 2, … calls.
-        candidates: [batch, n] which of the tools each row chooses among; -1 where it has fewer.
         counts: [batch, n] how often the label calls each of them; a reply is 1 for candidate 0.
         labels: [batch] calls in all; 0 for a reply. More than `most` teach no number.
 
     Returns:
         [batch], each from its own row alone.
     """
-    logits = scores.gather(1, candidates.clamp(min=0))
-    logits = logits.masked_fill(candidates < 0, float("-inf"))
     shares = counts / counts.sum(1, keepdim=True)
     # Zero shares are left out before the product: padding's logarithm is minus infinity.
-    parts = logits.log_softmax(1).masked_fill(counts == 0, 0.0)
+    parts = scores.log_softmax(1).masked_fill(counts == 0, 0.0)
     most = numbers.shape[1]
     known = ((labels > 0) & (labels <= most)).to(numbers.dtype)
     which = labels.clamp(1, most) - 1
@@ -223,9 +232,9 @@ class OpenEncoderRouter:
             with torch.inference_mode():
                 states = self.model.states(ids, mask)
                 for row, i in enumerate(chunk):
-                    these = torch.stack([vectors[text] for text in texts[i]])
-                    one = slice(row, row + 1)
-                    scores, numbers = self.model.head(states[one], mask[one], these)
+                    these = torch.stack([vectors[text] for text in texts[i]])[None]
+                    one, all_of_them = slice(row, row + 1), these.new_ones(these.shape[:2]).bool()
+                    scores, numbers = self.model.head(states[one], mask[one], these, all_of_them)
                     decisions[i] = candidates.decide(
                         tools[i],
                         scores[0].double().cpu().numpy(),

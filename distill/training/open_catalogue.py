@@ -235,17 +235,18 @@ class _Figures(TrainerCallback):
     def __call__(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         tools = self._vectors(model, inputs["tool_ids"], inputs["tool_mask"])
         mask = inputs["attention_mask"]
-        scores, numbers = model.head(model.states(inputs["input_ids"], mask), mask, tools)
-        places, counts, labels = inputs["candidates"], inputs["counts"], inputs["labels"]
-        losses = row_losses(scores.double(), numbers.double(), places, counts.double(), labels)
+        places, counts = inputs["candidates"], inputs["counts"]
+        own = places != _NONE
+        states = model.states(inputs["input_ids"], mask)
+        scores, numbers = model.head(states, mask, tools[places.clamp(min=0)], own)
+        losses = row_losses(scores.double(), numbers.double(), counts.double(), inputs["labels"])
         shares = numbers.double().softmax(1).cpu().numpy()
         hits = []
         for row in range(len(losses)):
-            own = places[row] != _NONE
-            logits = scores[row, places[row, own]].double().cpu().numpy()
+            logits = scores[row, own[row]].double().cpu().numpy()
             found = candidates.choose(logits, shares[row], self.repeat)
             # Candidate 0 is the reply: calling nothing is choosing it.
-            hits.append(np.array_equal(found, counts[row, own][1:].cpu().numpy()))
+            hits.append(np.array_equal(found, counts[row, own[row]][1:].cpu().numpy()))
         return torch.stack([losses, torch.tensor(hits).to(losses)], dim=1)
 
     def _vectors(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:

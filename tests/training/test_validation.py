@@ -89,4 +89,5 @@ def test_a_figure_is_the_mean_over_rows(figures, kind):
     expected = (2 * share * a + (1 - share) * b) / (1 + share)
     assert weighted == pytest.approx(expected, rel=1e-4)
     if kind != "decoder":
-        assert share == pytest.approx(0.5)
+        # Other batches are padded otherwise, which moves a loss in its last bits.
+        assert share == pytest.approx(0.5, abs=1e-4)
