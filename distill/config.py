@@ -212,7 +212,8 @@ class EncoderConfig(Config):
     """Tokens read of each context."""
     catalogue: Literal["closed", "open"] = "closed"
     """`closed`: a class for each decision of training, over its tools. `open`: contexts are matched
-    with the texts of whatever tools they offer, those that training never saw, too."""
+    with the texts of whatever tools they offer, those that training never saw, too; a
+    `train.learning_rate` of 1e-3 then unlearns more than it learns of tools left out (TRAJECT)."""
     match: MatchConfig = MatchConfig()
     """Read where the catalogue is open."""
 

@@ -11,6 +11,7 @@ from small_shop import CANCEL, GET, LIST, PARTS, TOOLS, ask
 
 from distill.errors import InputError, RouterError
 from distill.routers import load_router
+from distill.routers.open_encoder import MatchHead
 from distill.types import Context, ToolSpec
 
 CONTEXTS = [example.context for example in PARTS.validation]
@@ -149,6 +150,42 @@ def test_past_calls_and_unseen_tools_share_a_context(router):
     context = next(c for c in CONTEXTS if len(c.messages) > 1)
     (decision,) = router.decide([Context(context.messages, many(2))])
     assert {call.name for call in decision.calls} <= {"tool_0", "tool_1"}
+
+
+def test_candidates_that_are_not_there_change_no_score():
+    """A context with few tools beside one with many, as a batch of training has them."""
+    torch.manual_seed(0)
+    head = MatchHead(8, 3)
+    states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    tools = torch.nn.functional.normalize(torch.randn(2, 4, 8), dim=-1)
+    offered = torch.tensor([[True] * 4, [True, False, False, False]])
+    scores, numbers = head(states, mask, tools, offered)
+    assert numbers.isfinite().all()
+    assert scores[1, 1:].tolist() == [float("-inf")] * 3
+    for row, length, width in ((0, 5, 4), (1, 2, 1)):
+        part = slice(row, row + 1)
+        alone, number = head(
+            states[part, :length], mask[part, :length], tools[part, :width], offered[part, :width]
+        )
+        torch.testing.assert_close(alone, scores[part, :width])
+        torch.testing.assert_close(number, numbers[part])
+
+
+def test_of_two_tools_for_one_part_of_a_request_the_nearer_gains():
+    """A tool that shares no token with a better one keeps its score; its rival loses."""
+    head = MatchHead(3, 1)
+    states = torch.eye(3)[None, :2]  # two requests
+    first, second = torch.eye(3)[0], torch.eye(3)[1]
+    rival = torch.nn.functional.normalize(first + 0.5 * torch.eye(3)[2], dim=0)
+    tools = torch.stack([torch.eye(3)[2], first, second, rival])[None]
+    everywhere = torch.ones(1, 2, dtype=torch.long)
+    scores, _ = head(states, everywhere, tools, torch.ones(1, 4, dtype=torch.bool))
+    with torch.no_grad():
+        head.contest.zero_()
+    plain, _ = head(states, everywhere, tools, torch.ones(1, 4, dtype=torch.bool))
+    lost = (plain - scores)[0]
+    assert lost[0] == 0  # the reply competes for no token
+    assert lost[3] > lost[1] > lost[2] >= 0
 
 
 def test_a_head_of_another_width_is_refused(saved, tmp_path):
