@@ -16,6 +16,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import cast
 
 import torch
@@ -209,6 +210,7 @@ class OpenEncoderRouter:
         self.remembered = 16_384
         """Tool vectors kept between decisions: 25 MB where the encoder is 384 wide."""
         self._vectors: OrderedDict[str, Tensor] = OrderedDict()
+        self._looking_up = Lock()
 
     @property
     def kind(self) -> str:
@@ -224,7 +226,8 @@ class OpenEncoderRouter:
             [REPLY_TEXT, *(tool_text(tool, self.config.match.tool_chars) for tool in offered)]
             for offered in tools
         ]
-        vectors = self._look_up(text for row in texts for text in row)
+        with self._looking_up:  # a server's threads share what is remembered
+            vectors = self._look_up(text for row in texts for text in row)
         read = [self.text(context) for context in contexts]
         decisions: dict[int, Decision] = {}
         for chunk in _batches(read):

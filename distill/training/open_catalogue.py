@@ -30,7 +30,7 @@ from transformers import (
 from distill.config import EncoderConfig
 from distill.errors import DatasetError
 from distill.render import REPLY_TEXT, tool_text
-from distill.routers import candidates, pretrained
+from distill.routers import candidates, devices, pretrained
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.routers.open_encoder import OpenEncoder, OpenEncoderRouter, row_losses
@@ -64,7 +64,7 @@ def train_open_encoder(config: EncoderConfig, job: Job) -> Trained:
     most = max((len(label.calls) for label in labels), default=0)
     if not most:
         raise DatasetError("training part", "no label calls a tool", "give traces that do")
-    model = OpenEncoder(encoder, min(most, candidates.MAX_CALLS))
+    model = OpenEncoder(encoder, min(most, candidates.MAX_CALLS)).to(devices.device())
     model.head.repeat.fill_(_repeat(labels))
     # Before LoRA: the untuned encoder says which negatives are hard.
     reader = OpenEncoderRouter(

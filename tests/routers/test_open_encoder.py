@@ -1,6 +1,7 @@
 """The encoder with an open catalogue: any list of tools, each read once, decided alike."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,15 @@ def test_more_tools_than_are_remembered_change_nothing(router, read):
         assert found.scores == pytest.approx(expected.scores, abs=1e-6)
     assert len(router._vectors) == 10
     assert sum(read) > 1 + 1 + 40 + 2  # some had to be read again
+
+
+def test_threads_share_what_is_remembered(router):
+    contexts = [ask("where is order 7", many(30)[i : i + 9]) for i in range(20)]
+    expected = [decision.tools for decision in router.decide(contexts)]
+    router.remembered = 5
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda context: router.decide([context])[0].tools, contexts * 3))
+    assert found == expected * 3
 
 
 def test_contexts_of_one_batch_have_tools_of_their_own(router):
