@@ -206,6 +206,21 @@ class AttentionConfig(ScratchConfig):
         return self
 
 
+class MatchConfig(Config):
+    """How an encoder reads tools and learns to match contexts with them (`catalogue: open`)."""
+
+    tool_chars: int = Field(120, ge=16)
+    """Characters read of a tool's description, and of its parameters' names together."""
+    negatives: int = Field(4, ge=0)
+    """Tools that an example offers and does not call, those most like its context before training,
+    that it learns to tell from those it calls."""
+    others: int = Field(1, ge=0)
+    """Tools drawn from other examples' calls, for the same."""
+    rename: float = Field(0.25, ge=0, le=1)
+    """Share of the examples whose functions and parameters get meaningless names, so that
+    descriptions are read and names are not learned by heart (`distill.training.rename`)."""
+
+
 class EncoderConfig(Config):
     """A pretrained encoder with LoRA and a tool head, merged on save."""
 
@@ -233,6 +248,12 @@ class EncoderConfig(Config):
     )
     """The optimisation of that second encoder. Its new head needs many steps on few rows. With 1e-3
     the encoder moved before the head could point (Home Assistant, validation)."""
+    catalogue: Literal["closed", "open"] = "closed"
+    """`closed`: a class for each decision of training, over its tools. `open`: contexts are matched
+    with the texts of whatever tools they offer, those that training never saw, too; a
+    `train.learning_rate` of 1e-3 then unlearns more than it learns of tools left out (TRAJECT)."""
+    match: MatchConfig = MatchConfig()
+    """Read where the catalogue is open."""
 
 
 class DecoderConfig(Config):

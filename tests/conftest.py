@@ -28,6 +28,8 @@ if os.environ.get("CI"):
 class Saved:
     """A router as training left it, its run directory, and the folder it was saved to."""
 
+    name: str
+    """Its kind; `open` for an encoder with an open catalogue."""
     router: Router
     run: Path
     folder: Path
@@ -70,7 +72,7 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[[str], Saved]:
     """Trains a router of the given kind on the small shop, once."""
-    from small_shop import attention, decoder, encoder, filling, job, rnn  # noqa: PLC0415
+    from small_shop import attention, decoder, encoder, filling, job, open_encoder, rnn  # noqa: PLC0415
 
     from distill.config import MajorityConfig, TfidfConfig  # noqa: PLC0415
     from distill.training import train  # noqa: PLC0415
@@ -82,6 +84,7 @@ def trained(
         "attention": lambda: attention(epochs=12),
         "encoder": lambda: encoder(request.getfixturevalue("tiny_bert"), epochs=12),
         "filling": lambda: filling(request.getfixturevalue("tiny_bert"), epochs=12),
+        "open": lambda: open_encoder(request.getfixturevalue("tiny_bert"), epochs=12),
         "decoder": lambda: decoder(request.getfixturevalue("taught_llama")),
     }
     made: dict[str, Saved] = {}
@@ -92,7 +95,7 @@ def trained(
             router = train(configs[kind](), job(run)).router
             (run / "router").mkdir()
             router.save(run / "router")
-            made[kind] = Saved(router, run, run / "router")
+            made[kind] = Saved(kind, router, run, run / "router")
         return made[kind]
 
     return get
@@ -101,7 +104,7 @@ def trained(
 @pytest.fixture(scope="session")
 def config_of(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """The small shop's config of a trained kind on a tiny base; keywords go to its `train`."""
-    from small_shop import attention, decoder, encoder, filling, rnn  # noqa: PLC0415
+    from small_shop import attention, decoder, encoder, filling, open_encoder, rnn  # noqa: PLC0415
 
     def get(kind: str, **train: object) -> Any:
         match kind:
@@ -113,6 +116,8 @@ def config_of(request: pytest.FixtureRequest) -> Callable[..., Any]:
                 return encoder(request.getfixturevalue("tiny_bert"), **train)
             case "filling":
                 return filling(request.getfixturevalue("tiny_bert"), **train)
+            case "open":
+                return open_encoder(request.getfixturevalue("tiny_bert"), **train)
             case _:
                 return decoder(request.getfixturevalue("tiny_llama"), **train)
 

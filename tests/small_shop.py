@@ -16,6 +16,7 @@ from distill.config import (
     DecoderConfig,
     EncoderConfig,
     LoraConfig,
+    MatchConfig,
     RnnConfig,
     ScratchConfig,
     TrainConfig,
@@ -147,6 +148,13 @@ def filling(model: Path, **train: object) -> EncoderConfig:
     settings = encoder(model, **train).train
     return encoder(model, **train).model_copy(
         update={"arguments": "extract", "argument_tokens": 160, "argument_train": settings}
+    )
+
+
+def open_encoder(model: Path, **train: object) -> EncoderConfig:
+    """The encoder that matches: few negatives, so that they are chosen among the three tools."""
+    return encoder(model, **train).model_copy(
+        update={"catalogue": "open", "match": MatchConfig(tool_chars=32, negatives=1, rename=0.1)}
     )
 
 

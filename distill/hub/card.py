@@ -24,6 +24,8 @@ _WHAT = {
     "rnn": "a small GRU trained from scratch",
     "attention": "a small transformer trained from scratch",
     "encoder": "a pretrained encoder with a tool head, its LoRA update merged into the weights",
+    "open encoder": "a pretrained encoder that matches conversations with the texts of the tools "
+    "on offer, its LoRA update merged into the weights",
     "decoder": "a LoRA adapter for a pretrained causal language model",
 }
 _CLASSIFICATION = "text-classification"
@@ -91,18 +93,20 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
     """The card of an already read record; `router_folder` is asked for an adapter's rank only."""
     manifest, measured, kind = record.manifest, record.measured, record.kind
     if kind not in _WHAT:
-        known = ", ".join(_WHAT)
+        known = ", ".join(name for name in _WHAT if " " not in name)
         raise RouterError("manifest.json", f"kind {kind!r} has no card", f"known kinds: {known}")
     quality = [(name, _estimate(measured, key)) for key, name, _ in _QUALITY]
     teacher = [(name, _estimate(record.report["teacher"], key)) for key, name in _TEACHER]
     cost = [(name, _estimate(measured, key)) for key, name in _COST]
     base = record.base_model or {}
+    variant = _variant(record)
     return _compiled().render(
         metadata=metadata(record, repo_id).to_yaml(),
         repo_id=repo_id,
         kind=kind,
-        what=_WHAT[kind],
         fills=record.router["config"].get("arguments", "none") != "none",
+        variant=variant,
+        what=_WHAT[variant],
         manifest=manifest,
         dataset=manifest["dataset"],
         teacher=manifest["teacher"],
@@ -162,12 +166,17 @@ def metadata(record: Record, repo_id: str) -> ModelCardData:
     return ModelCardData(
         base_model=record.base_repo,
         license=record.license or "other",
-        library_name=_LIBRARIES.get(record.kind, "tool-router-distill"),
-        pipeline_tag=_PIPELINES.get(record.kind, _CLASSIFICATION),
+        library_name=_LIBRARIES.get(_variant(record), "tool-router-distill"),
+        pipeline_tag=_PIPELINES.get(_variant(record), _CLASSIFICATION),
         tags=[*tags, "lora"] if record.kind == "decoder" else tags,
         model_name=repo_id if results else None,
         eval_results=results or None,
     )
+
+
+def _variant(record: Record) -> str:
+    """The kind, or what an encoder of an open catalogue is told apart by."""
+    return "open encoder" if record.router["config"].get("catalogue") == "open" else record.kind
 
 
 def template() -> str:

@@ -54,8 +54,13 @@ class EncoderClassifier(nn.Module):
     def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Mean of the last states over the unmasked positions, [batch, hidden]."""
         states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        return (states * mask).sum(1) / mask.sum(1)
+        return mean(states, attention_mask)
+
+
+def mean(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over the unmasked positions, [batch, time, hidden] -> [batch, hidden]."""
+    mask = attention_mask.unsqueeze(-1).to(states.dtype)
+    return (states * mask).sum(1) / mask.sum(1)
 
 
 class EncoderRouter(EncodingRouter):

@@ -16,6 +16,7 @@ _LOADERS = {
     "rnn": ("rnn", "RnnRouter.load"),
     "attention": ("attention", "AttentionRouter.load"),
     "encoder": ("encoder", "EncoderRouter.load"),
+    "encoder, open": ("open_encoder", "OpenEncoderRouter.load"),
     "encoder, exported": ("onnx", "OnnxEncoderRouter.load"),
     "decoder": ("decoder", "DecoderRouter.load"),
 }
@@ -54,7 +55,14 @@ def load_as(folder: Path, file: RouterFile) -> Router:
 
 
 def _loaded(folder: Path, file: RouterFile) -> Router:
-    sort = file.config.kind if file.onnx is None else f"{file.config.kind}, exported"
-    module, name = _LOADERS[sort]
+    module, name = _LOADERS[_sort(file)]
     load = attrgetter(name)(importlib.import_module(f"distill.routers.{module}"))
     return cast(Router, load(folder, file))
+
+
+def _sort(file: RouterFile) -> str:
+    if file.onnx is not None:
+        return "encoder, exported"
+    if isinstance(file.config, EncoderConfig) and file.config.catalogue == "open":
+        return "encoder, open"
+    return file.config.kind

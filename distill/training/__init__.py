@@ -40,9 +40,14 @@ def train(config: AnyRouterConfig, job: Job) -> Trained:
 
             return train_from_scratch(config, AttentionRouter, job)
         case EncoderConfig():
-            from distill.training.classify import train_encoder  # noqa: PLC0415
+            if config.catalogue == "open":
+                from distill.training.open_catalogue import train_open_encoder  # noqa: PLC0415
 
-            trained = train_encoder(config, job)
+                trained = train_open_encoder(config, job)
+            else:
+                from distill.training.classify import train_encoder  # noqa: PLC0415
+
+                trained = train_encoder(config, job)
             if config.arguments == "none":
                 return trained
             from distill.training.arguments import with_arguments  # noqa: PLC0415

@@ -52,7 +52,7 @@ def accuracy_scores(figures: Array, weights: Array) -> dict[str, float]:
     still grows (Guo et al. 2017, arXiv:1706.04599).
 
     Args:
-        figures: [rows, 2], each row's loss, and 1 where it is right.
+        figures: [rows, 2] each row's loss, and 1 where its decision is right.
         weights: [rows] how often each row counts.
     """
     loss, _ = ratio(weights * figures[:, 0], weights)

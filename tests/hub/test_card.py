@@ -133,6 +133,18 @@ def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
     assert pipelines["rnn"] == "text-classification"
 
 
+def test_an_open_catalogue_is_not_called_fixed(tmp_path: Path) -> None:
+    settings = {"kind": "encoder", "model": "packaged:minilm", "catalogue": "open"}
+    text = card(make_run(tmp_path, router={"config": settings}), REPO)
+    assert "**An open catalogue.**" in text
+    assert "| Tools | 2 in training; others may be offered |" in text
+    assert "matches conversations with the texts of the tools" in text
+    # Its scores need the head beside the vectors: no other library computes them.
+    assert "fixed catalogue" not in text
+    assert "SentenceTransformer" not in text
+    assert ModelCard(text).data.library_name == "tool-router-distill"
+
+
 @pytest.mark.parametrize(("rank", "served"), [(1, 1), (4, 8), (24, 32), (300, 320), (513, None)])
 def test_vllm_is_told_a_rank_that_it_takes(tmp_path: Path, rank: int, served: int | None) -> None:
     run = make_run(tmp_path, "decoder")

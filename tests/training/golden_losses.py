@@ -11,7 +11,17 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # as tests/conftest.py has it
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from small_shop import GOLDEN_LOSSES, attention, decoder, encoder, filling, job, losses, rnn
+from small_shop import (
+    GOLDEN_LOSSES,
+    attention,
+    decoder,
+    encoder,
+    filling,
+    job,
+    losses,
+    open_encoder,
+    rnn,
+)
 from tiny_models import save_bert, save_llama
 
 from distill.runs import RunDir, write_json
@@ -26,6 +36,7 @@ if __name__ == "__main__":
             "rnn": rnn(),
             "attention": attention(),
             "encoder": encoder(save_bert(folder / "tiny-bert")),
+            "open": open_encoder(folder / "tiny-bert"),
             "decoder": decoder(save_llama(folder / "tiny-llama")),
         }
         for kind, config in configs.items():

@@ -9,7 +9,7 @@ from small_shop import GOLDEN_LOSSES, losses
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "open", "decoder"])
 def test_losses_follow_the_golden_curve(unbroken, kind):
     _, run = unbroken(kind)
     expected = json.loads((GOLDEN / f"{kind}.json").read_text())

@@ -189,7 +189,7 @@ def test_nothing_but_halves_is_a_fresh_start(tmp_path):
     assert last_whole_checkpoint(run) is None
 
 
-@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "open", "decoder"])
 def test_smaller_micro_batches_take_the_same_steps(config_of, tmp_path, kind):
     """The decoder's loss is a mean over tokens, which micro-batches hold different numbers of."""
     curves = []
@@ -308,7 +308,7 @@ def tools_of(router, examples) -> list[Decision]:
     return [Decision(d.action, d.calls) for d in router.decide([e.context for e in examples])]
 
 
-@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "open", "decoder"])
 def test_a_validation_part_smaller_than_a_batch_counts(config_of, tmp_path, kind):
     run = job(tmp_path, parts=Parts(PARTS.train, PARTS.validation[:3], TOOLS))
     train(config_of(kind, epochs=1), run)
@@ -316,7 +316,7 @@ def test_a_validation_part_smaller_than_a_batch_counts(config_of, tmp_path, kind
     assert sum("eval_loss" in line for line in lines) == 3
 
 
-@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["rnn", "attention", "encoder", "open", "decoder"])
 def test_no_validation_part_is_refused_with_its_cure(config_of, tmp_path, kind):
     parts = Parts(PARTS.train, [], TOOLS)
     with pytest.raises(DatasetError, match=r"data\.split\.validation: .*raise it"):

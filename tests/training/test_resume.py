@@ -16,7 +16,7 @@ from distill.runs import RunDir, read_json
 from distill.training import train
 from distill.training.loop import last_whole_checkpoint
 
-KINDS = ["rnn", "attention", "encoder", "decoder"]
+KINDS = ["rnn", "attention", "encoder", "open", "decoder"]
 
 
 class Killed(BaseException):

@@ -12,7 +12,7 @@ from small_shop import PARTS, TOOLS, examples, job, without_dropout
 from distill.training import Parts, train
 from distill.training.validation import distinct, ratio
 
-KINDS = ["rnn", "attention", "encoder", "decoder"]
+KINDS = ["rnn", "attention", "encoder", "open", "decoder"]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
@@ -88,4 +88,5 @@ def test_a_figure_is_the_mean_over_rows(figures, kind):
     expected = (2 * share * a + (1 - share) * b) / (1 + share)
     assert weighted == pytest.approx(expected, rel=1e-4)
     if kind != "decoder":
-        assert share == pytest.approx(0.5)
+        # Other batches are padded otherwise, which moves a loss in its last bits.
+        assert share == pytest.approx(0.5, abs=1e-4)
