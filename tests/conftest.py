@@ -82,7 +82,7 @@ def trained(
         "tfidf": TfidfConfig,
         "rnn": lambda: rnn(epochs=12),
         "encoder": lambda: encoder(request.getfixturevalue("tiny_bert"), epochs=12),
-        "open": lambda: open_encoder(request.getfixturevalue("tiny_bert"), epochs=12),
+        "open": lambda: open_encoder(request.getfixturevalue("tiny_bert"), epochs=24),
         "decoder": lambda: decoder(request.getfixturevalue("taught_llama")),
     }
     made: dict[str, Saved] = {}
