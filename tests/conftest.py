@@ -84,7 +84,7 @@ def trained(
         "attention": lambda: attention(epochs=12),
         "encoder": lambda: encoder(request.getfixturevalue("tiny_bert"), epochs=12),
         "filling": lambda: filling(request.getfixturevalue("tiny_bert"), epochs=12),
-        "open": lambda: open_encoder(request.getfixturevalue("tiny_bert"), epochs=12),
+        "open": lambda: open_encoder(request.getfixturevalue("tiny_bert"), epochs=24),
         "decoder": lambda: decoder(request.getfixturevalue("taught_llama")),
     }
     made: dict[str, Saved] = {}

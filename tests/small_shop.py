@@ -153,9 +153,10 @@ def filling(model: Path, **train: object) -> EncoderConfig:
 
 def open_encoder(model: Path, **train: object) -> EncoderConfig:
     """The encoder that matches: few negatives, so that they are chosen among the three tools."""
-    return encoder(model, **train).model_copy(
-        update={"catalogue": "open", "match": MatchConfig(tool_chars=32, negatives=1, rename=0.1)}
-    )
+    match = MatchConfig(tool_chars=32, negatives=1, rename=0.1)
+    # The head learns fast, since a tiny encoder's random vectors give it little to start from.
+    changes = {"catalogue": "open", "match": match, "head_learning_rate": 1e-2}
+    return encoder(model, **train).model_copy(update=changes)
 
 
 def decoder(model: Path, **train: object) -> DecoderConfig:
