@@ -228,12 +228,13 @@ def message_json(message: Message) -> dict[str, Any]:
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
-    """The decision for files of ours: action, calls, confidence, scores."""
+    """The decision for files of ours: action, calls, confidence, scores, stage."""
     return {
         "action": decision.action,
         "calls": [call_json(call) for call in decision.calls],
         "confidence": decision.confidence,
         "scores": dict(decision.scores),
+        "stage": decision.stage,
     }
 
 
@@ -244,6 +245,7 @@ def parse_decision(value: Mapping[str, Any]) -> Decision:
         tuple(parse_call(call) for call in value["calls"]),
         value.get("confidence"),
         value.get("scores") or {},
+        value.get("stage"),
     )
 
 

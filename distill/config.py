@@ -279,9 +279,24 @@ class DecoderConfig(Config):
     """Tokens a decision may take; training leaves out labels that need more, and counts them."""
 
 
-AnyRouterConfig = (
+class CascadeConfig(Config):
+    """An encoder that decides, and a decoder for the arguments that the encoder cannot fill.
+
+    Nothing is trained for it: it is put together from two routers of the same job.
+    """
+
+    kind: Literal["cascade"] = "cascade"
+    encoder: str = "encoder"
+    """The name of the job's router of kind `encoder` that decides."""
+    decoder: str = "decoder"
+    """The name of the job's router of kind `decoder` that fills arguments."""
+
+
+LearnedConfig = (
     MajorityConfig | TfidfConfig | RnnConfig | AttentionConfig | EncoderConfig | DecoderConfig
 )
+"""The routers that learn from examples themselves."""
+AnyRouterConfig = LearnedConfig | CascadeConfig
 RouterConfig = Annotated[AnyRouterConfig, Field(discriminator="kind")]
 
 
@@ -469,4 +484,5 @@ _ROUTER_KINDS: dict[str, Any] = {
     "attention": AttentionConfig,
     "encoder": EncoderConfig,
     "decoder": DecoderConfig,
+    "cascade": CascadeConfig,
 }

@@ -12,7 +12,7 @@ made from the same config; so a killed job goes on where it stopped, and `distil
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +23,11 @@ import orjson
 from distill import config as configs
 from distill.config import (
     AnyRouterConfig,
+    CascadeConfig,
     DataConfig,
     DecoderConfig,
     EncoderConfig,
+    LearnedConfig,
     MajorityConfig,
     RunConfig,
 )
@@ -41,7 +43,7 @@ from distill.routers.folder import RouterFile, read_router_file
 from distill.runs import RunDir, environment, new_file, new_folder, read_json, write, write_json
 from distill.traces import read
 from distill.traces.rows import LineTally
-from distill.training.job import require_trackers
+from distill.training.job import Parts, require_trackers
 from distill.types import Example, Trace
 
 log = logging.getLogger(__name__)
@@ -54,8 +56,17 @@ _TRAIN_COST = {
     "attention": 60,
     "encoder": 215,
     "decoder": 390,
+    "cascade": 5,
 }
-_EVALUATE_COST = {"majority": 1, "tfidf": 1, "rnn": 2, "attention": 2, "encoder": 5, "decoder": 90}
+_EVALUATE_COST = {
+    "majority": 1,
+    "tfidf": 1,
+    "rnn": 2,
+    "attention": 2,
+    "encoder": 5,
+    "decoder": 90,
+    "cascade": 70,
+}
 
 
 @dataclass(frozen=True)
@@ -71,11 +82,14 @@ def steps(config: RunConfig) -> list[Step]:
     """The pieces of `distill run`, in order; doing one that is done costs next to nothing.
 
     Raises:
+        ConfigError: a cascade names routers that are none of the job's.
         MissingExtraError: a tracker is not installed.
         ModelError: a base model that needs no hub is not there.
     """
     require_trackers(config.trackers)
-    for settings in config.routers.values():
+    for name, settings in config.routers.items():
+        if isinstance(settings, CascadeConfig):
+            _require_stages(config, name, settings)
         if isinstance(settings, EncoderConfig | DecoderConfig):
             from distill.routers import pretrained  # noqa: PLC0415
 
@@ -96,7 +110,9 @@ def steps(config: RunConfig) -> list[Step]:
     plan = []
     for seed in config.seeds:
         plan.append(Step(f"dataset, seed {seed}", 3, dataset(seed)))
-        for router, settings in config.routers.items():
+        # A cascade is put together from the others.
+        last = sorted(config.routers.items(), key=lambda item: isinstance(item[1], CascadeConfig))
+        for router, settings in last:
             run = run_dir(config, router, seed).path.name
             cost = _TRAIN_COST[settings.kind]
             plan.append(Step(f"train {run}", cost, train(router, seed)))
@@ -105,6 +121,18 @@ def steps(config: RunConfig) -> list[Step]:
             plan.append(Step(f"evaluate {run}", cost, evaluate(router, seed)))
     plan.append(Step("compare", 3, lambda _: compare_all(config)))
     return plan
+
+
+def _require_stages(config: RunConfig, name: str, settings: CascadeConfig) -> None:
+    for stage, wanted in (("encoder", settings.encoder), ("decoder", settings.decoder)):
+        found = config.routers.get(wanted)
+        if found is None or found.kind != stage:
+            known = [name for name, other in config.routers.items() if other.kind == stage]
+            raise ConfigError(
+                f"routers.{name}.{stage}",
+                f"{wanted!r} is no {stage} of this job",
+                f"one of: {', '.join(known)}" if known else f"add a router of kind {stage}",
+            )
 
 
 def run_dir(config: RunConfig, router: str, seed: int) -> RunDir:
@@ -260,7 +288,8 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     from accelerate.state import PartialState  # noqa: PLC0415
 
     from distill.routers.devices import device  # noqa: PLC0415
-    from distill.training import Job, Parts, train  # noqa: PLC0415
+    from distill.training import Job, train  # noqa: PLC0415
+    from distill.training.cascade import assemble  # noqa: PLC0415
 
     state: Any = PartialState(cpu=device().type == "cpu")
     run, settings = run_dir(config, router, seed), config.routers[router]
@@ -273,25 +302,55 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     if state.is_main_process:
         _begin(run, single, dataset)
     if done:
+        if isinstance(settings, CascadeConfig):
+            _require_same_stages(run, _stages(config, settings, seed))
         return run
-    train_part = _voted(dataset, "train", settings)
-    validation = _voted(dataset, "validation", settings)
-    _require_choice(dataset, train_part)
-    parts = Parts(repeated(train_part), repeated(validation), dataset.catalogue())
-    if settings.kind not in ("majority", "tfidf") or state.is_main_process:
-        trained = train(settings, Job(parts, run, seed, config.trackers, progress))
+    if settings.kind not in ("majority", "tfidf", "cascade") or state.is_main_process:
+        if isinstance(settings, CascadeConfig):
+            trained = assemble(settings, *_stages(config, settings, seed))
+        else:
+            parts = _parts(dataset, settings)
+            trained = train(settings, Job(parts, run, seed, config.trackers, progress))
         if state.is_main_process:
             with new_folder(run.router) as folder:
                 trained.router.save(folder)
             for stale in (run.report, run.predictions, run.calibration):
                 stale.unlink(missing_ok=True)
-            write_json(run.manifest, _manifest(single, dataset, trained, state.num_processes))
+            manifest = _manifest(single, dataset, trained, state.num_processes)
+            if isinstance(settings, CascadeConfig):
+                manifest["stages"] = _finished(_stages(config, settings, seed))
+            write_json(run.manifest, manifest)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
     state.wait_for_everyone()
     return run
 
 
-def _voted(dataset: Dataset, part: Part, settings: AnyRouterConfig) -> list[Example]:
+def _stages(config: RunConfig, settings: CascadeConfig, seed: int) -> tuple[RunDir, RunDir]:
+    """The runs that a cascade is put together from."""
+    return run_dir(config, settings.encoder, seed), run_dir(config, settings.decoder, seed)
+
+
+def _finished(stages: Sequence[RunDir]) -> dict[str, str]:
+    return {run.path.name: read_json(run.manifest)["finished"] for run in stages}
+
+
+def _require_same_stages(run: RunDir, stages: Sequence[RunDir]) -> None:
+    if read_json(run.manifest)["stages"] != _finished(stages):
+        raise ConfigError(
+            run.path,
+            "is put together from routers that were trained again since",
+            "delete that folder",
+        )
+
+
+def _parts(dataset: Dataset, settings: LearnedConfig) -> Parts:
+    train_part = _voted(dataset, "train", settings)
+    validation = _voted(dataset, "validation", settings)
+    _require_choice(dataset, train_part)
+    return Parts(repeated(train_part), repeated(validation), dataset.catalogue())
+
+
+def _voted(dataset: Dataset, part: Part, settings: LearnedConfig) -> list[Example]:
     """One example per question, as this router tells questions apart."""
     reads_system = not isinstance(settings, MajorityConfig) and settings.render.system_chars > 0
     return vote(dataset.examples(part), reads_system=reads_system)
@@ -380,7 +439,7 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int)
 
 def _fills_arguments(settings: AnyRouterConfig) -> bool:
     filling = isinstance(settings, EncoderConfig) and settings.arguments != "none"
-    return filling or isinstance(settings, DecoderConfig)
+    return filling or isinstance(settings, DecoderConfig | CascadeConfig)
 
 
 def ensure_evaluated(run: RunDir, progress: Progress) -> None:

@@ -72,6 +72,8 @@ class Decision:
     calls: tuple[ToolCall, ...] = ()
     confidence: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    stage: str | None = field(default=None, compare=False)
+    """Which of a cascade's routers had the last word; None of any other router."""
 
     def __post_init__(self) -> None:
         if bool(self.calls) != (self.action == "call"):
@@ -81,6 +83,11 @@ class Decision:
     def tools(self) -> tuple[str, ...]:
         """The multiset of chosen tool names, sorted; `("reply",)` when nothing is called."""
         return tuple(sorted(call.name for call in self.calls)) or (REPLY,)
+
+    @property
+    def filled(self) -> bool:
+        """Whether nothing is missing: a reply, or calls that all have arguments."""
+        return all(call.arguments is not None for call in self.calls)
 
     @property
     def tool_counts(self) -> Counter[str]:

@@ -194,6 +194,7 @@ def _read(run: RunDir) -> Measured:
         # Percentiles of nobody knows how many samples are not to be relied on.
         "latency_samples": evaluation.get("latency_samples", 0),
         "decisions_per_s": evaluation["decisions_per_s"],
+        "stages": evaluation.get("stages", {}),
     }
     return Measured(
         read_json(run.manifest), load(run.predictions), supported(timing), _thresholds(run)

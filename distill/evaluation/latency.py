@@ -5,6 +5,7 @@ It says nothing about quality, and nothing about a server's queue or network.
 
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -24,12 +25,21 @@ class Latency(TypedDict):
     p99: float | None
 
 
+class StageTime(TypedDict):
+    """Median time of the timed decisions in which a stage had the last word, in milliseconds."""
+
+    p50: float
+    samples: int
+
+
 class Timing(TypedDict):
     """What `measure` found."""
 
     latency_ms: Latency
     latency_samples: int
     decisions_per_s: float
+    stages: dict[str, StageTime]
+    """By the stages of a cascade; empty of any other router."""
 
 
 def supported(timing: Timing) -> Timing:
@@ -60,12 +70,14 @@ def measure(router: Router, contexts: Sequence[Context], samples: int, batch_siz
     turn = itertools.cycle(contexts)
     for _ in range(_WARM_UP):
         router.decide([next(turn)])
-    seconds = []
+    seconds, by_stage = [], defaultdict(list)
     for _ in range(samples):
         one = [next(turn)]
         start = time.perf_counter()
-        router.decide(one)
+        (decision,) = router.decide(one)
         seconds.append(time.perf_counter() - start)
+        if decision.stage is not None:
+            by_stage[decision.stage].append(1000 * seconds[-1])
 
     batches = [list(itertools.islice(turn, batch_size)) for _ in range(-(-samples // batch_size))]
     router.decide(batches[0])
@@ -79,4 +91,8 @@ def measure(router: Router, contexts: Sequence[Context], samples: int, batch_siz
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
         "latency_samples": samples,
         "decisions_per_s": len(batches) * batch_size / elapsed,
+        "stages": {
+            stage: {"p50": float(np.median(times)), "samples": len(times)}
+            for stage, times in sorted(by_stage.items())
+        },
     }

@@ -77,8 +77,7 @@ def right(decision: Decision, label: Decision) -> bool:
 
     Its tools are the label's and, where it calls with all arguments filled in, these are, too.
     """
-    filled = all(call.arguments is not None for call in decision.calls)
-    return same_calls(decision, label) if filled else decision.tools == label.tools
+    return same_calls(decision, label) if decision.filled else decision.tools == label.tools
 
 
 def _flags(values: Sequence[bool]) -> Array:

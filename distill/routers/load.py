@@ -19,6 +19,7 @@ _LOADERS = {
     "encoder, open": ("open_encoder", "OpenEncoderRouter.load"),
     "encoder, exported": ("onnx", "OnnxEncoderRouter.load"),
     "decoder": ("decoder", "DecoderRouter.load"),
+    "cascade": ("cascade", "CascadeRouter.load"),
 }
 """Of each sort of folder the module, and what in it takes a folder and its `RouterFile`.
 

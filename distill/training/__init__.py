@@ -1,10 +1,10 @@
 """Training any router from a dataset: one function, whatever the kind."""
 
 from distill.config import (
-    AnyRouterConfig,
     AttentionConfig,
     DecoderConfig,
     EncoderConfig,
+    LearnedConfig,
     MajorityConfig,
     RnnConfig,
     TfidfConfig,
@@ -14,7 +14,7 @@ from distill.training.job import Job, Parts, Trained, require_trackers
 __all__ = ["Job", "Parts", "Trained", "train"]
 
 
-def train(config: AnyRouterConfig, job: Job) -> Trained:
+def train(config: LearnedConfig, job: Job) -> Trained:
     """Train the router that `config` describes.
 
     Raises:

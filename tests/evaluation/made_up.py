@@ -22,6 +22,7 @@ TIMING: Timing = {
     "latency_ms": {"p50": 4.0, "p95": 6.0, "p99": 9.0},
     "latency_samples": 100,
     "decisions_per_s": 500.0,
+    "stages": {},
 }
 TEACHER = {
     "name": "big-model",

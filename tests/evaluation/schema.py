@@ -151,6 +151,18 @@ REPORT = _object(
                         }
                     ),
                     "risk": {"type": "array", "items": _RISK},
+                    "stages": {
+                        "type": "array",
+                        "items": _object(
+                            {
+                                "stage": _TEXT,
+                                "share": _ESTIMATE,
+                                "tool_accuracy": _ESTIMATE,
+                                "right": _ESTIMATE,
+                                "p50": _or_null(_NUMBER),
+                            }
+                        ),
+                    },
                     **_TIMING,
                     "train_seconds": _or_null(_NUMBER),
                     "llm_calls_saved": {"type": "null"},

@@ -181,6 +181,8 @@ def to_markdown(report: Report) -> str:
             ]
         ),
     ]
+    if stages := _stage_rows(report["routers"]):
+        parts += ["## Stages of a cascade", _grid(stages)]
     if promised := _risk_rows(report["routers"]):
         parts += ["## What may be decided without the teacher", words.PROMISE, _grid(promised)]
     if report["paired"]:
@@ -217,6 +219,22 @@ def _paired_rows(pairs: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for pair in pairs
     ]
+
+
+def _stage_rows(routers: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Nothing where no router has stages."""
+    heading = ["Router", "Decided by its", "Share", "Tool accuracy", "Right as it stands", "p50"]
+    body = [
+        [
+            router["name"],
+            stage["stage"],
+            *(formats.estimate(stage[name]) for name in ("share", "tool_accuracy", "right")),
+            formats.milliseconds(stage["p50"]),
+        ]
+        for router in routers
+        for stage in router["stages"]
+    ]
+    return [heading, *body] if body else []
 
 
 def _risk_rows(routers: Iterable[Mapping[str, Any]]) -> list[list[str]]:
