@@ -132,6 +132,7 @@ def report(kind: str) -> dict[str, Any]:
                     "brier": None,
                 },
                 "risk": [],
+                "stages": [],
                 **timing,
                 "train_seconds": 61.25,
                 "llm_calls_saved": None,
