@@ -41,6 +41,9 @@ _BATCH = 32
 _SCALE, _SHARPNESS, _RIVALRY, _CONTEST = 20.0, 15.0, 20.0, 2.0
 """Where training starts: what suits an untuned MiniLM on requests for several tools."""
 
+_WANTED = 6.5
+"""The score from which on a tool counts as wanted, before training."""
+
 _NEVER = -1e4
 """A logit that leaves no probability; finite, so that rows of nothing else stay numbers."""
 
@@ -49,8 +52,9 @@ class MatchHead(nn.Module):
     """Token states of contexts and vectors of tools -> scores, and how many calls there are.
 
     Calls are counted as objects are in images (Lempitsky and Zisserman 2010, "Learning to count
-    objects in images"): each token says what part of a request it is, and the parts are summed.
-    From the mean state, which knows no sum, the number of calls is hardly learned.
+    objects in images"): each token says what part of a request it is, each offered tool whether
+    it is wanted, and a weighted sum of both is the number. From the mean state, which knows no
+    sum, it is hardly learned.
 
     Args:
         hidden: width of the states and vectors.
@@ -68,6 +72,8 @@ class MatchHead(nn.Module):
         self.contest = nn.Parameter(torch.tensor(_CONTEST))
         self.reply_bias = nn.Parameter(torch.tensor(0.0))
         self.part = nn.Linear(hidden, 1)
+        self.wanted = nn.Parameter(torch.tensor([1.0, -_WANTED]))
+        self.weights = nn.Parameter(torch.tensor([0.5, 0.5]))
         self.log_precision = nn.Parameter(torch.tensor(0.0))
         self.number_bias = nn.Parameter(torch.zeros(most))
         self.register_buffer("repeat", torch.tensor(1.0))
@@ -100,13 +106,17 @@ class MatchHead(nn.Module):
             contest = self.contest * won.amax(1)
             extra = torch.cat([self.reply_bias.expand(len(scores), 1), contest], dim=1)
             scores = (scores + extra).masked_fill(~offered, float("-inf"))
-            return scores, self._numbers(states, attention_mask)
+            return scores, self._numbers(states, attention_mask, scores[:, 1:])
 
-    def _numbers(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits of 1, 2, … calls, [batch, most]: a bell around the sum of the tokens' parts."""
+    def _numbers(self, states: Tensor, attention_mask: Tensor, scores: Tensor) -> Tensor:
+        """Logits of 1, 2, … calls, [batch, most]: a bell around the counted number."""
         parts = self.part(states).squeeze(-1).sigmoid() * attention_mask
+        # Which tools are called must not be moved by how many are: hence detached.
+        known = scores.detach().clamp(min=_NEVER)
+        wanted = (self.wanted[0] * known + self.wanted[1]).sigmoid()
+        counted = self.weights[0] * parts.sum(1) + self.weights[1] * wanted.sum(1)
         numbers = torch.arange(1, len(self.number_bias) + 1, device=states.device)
-        distance = parts.sum(1, keepdim=True) - numbers
+        distance = counted[:, None] - numbers
         logits: Tensor = self.number_bias - self.log_precision.exp() * distance.square() / 2
         return logits
 
