@@ -132,6 +132,8 @@ def render_chat(context: Context, config: RenderConfig, scale: float = 1.0) -> C
             text += f"\n[called since: {', '.join(view.earlier)}]"
         messages.append({"role": "user", "content": text})
     messages.extend(_chat_json(message, int(config.turn_chars * scale)) for message in view.latest)
+    if not messages:  # a system prompt alone, which is left out: templates take no empty chat
+        messages.append({"role": "user", "content": ""})
     return Chat(messages, [tool_json(tool) for tool in context.tools])
 
 

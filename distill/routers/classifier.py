@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.routers.catalogue import ClosedCatalogue
 from distill.routers.confidence import calibrated
 from distill.routers.folder import RouterFile
 from distill.routers.labels import Probabilities
@@ -19,6 +20,7 @@ class ClassifierRouter(ABC):
 
     def __init__(self, file: RouterFile) -> None:
         self.file = file
+        self.catalogue = ClosedCatalogue(file.catalogue)
 
     @property
     def kind(self) -> str:
@@ -29,7 +31,8 @@ class ClassifierRouter(ABC):
             return []
         probabilities = self.probabilities([self.text(context) for context in contexts])
         decisions = self.file.labels.decide(probabilities, contexts)
-        return calibrated(decisions, self.file.calibration)
+        known = self.catalogue.without_unknown(decisions, contexts)
+        return calibrated(known, self.file.calibration)
 
     @abstractmethod
     def text(self, context: Context) -> str:
