@@ -24,7 +24,7 @@ from small_shop import job_values, write_traces
 from distill import cli, load_router, pipeline, runs
 from distill.config import load
 from distill.dataset import load_dataset, spool
-from distill.routers import rnn
+from distill.routers import scratch
 from distill.runs import RunDir, read_json
 
 COMMANDS = [
@@ -564,7 +564,7 @@ def test_a_disk_that_fills_while_weights_are_written(
         raise SafetensorError("Error while serializing: I/O error: (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(rnn, "save_file", full)
+        patch.setattr(scratch, "save_file", full)
         line = fails("train", config)
     assert line == "disk: No space left on device; mend that and run the same command again"
     assert not RunDir(tmp_path / "runs/shop/rnn-s0").whole

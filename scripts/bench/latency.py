@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from flops import forward_cost
+from llguidance import LLMatcher
 from machine import describe, int8_peak, matmul_peak
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
@@ -59,6 +60,7 @@ from distill.routers.encoder import EncoderClassifier, EncoderRouter
 from distill.routers.encoding import EncodingRouter
 from distill.routers.export import export
 from distill.routers.folder import RouterFile
+from distill.routers.grammar import Grammars
 from distill.routers.labels import LabelSpace
 from distill.routers.rnn import RnnRouter
 from distill.routers.scratch import ScratchRouter, learn_tokenizer
@@ -72,6 +74,16 @@ WHOLE = RenderConfig(first_chars=1_000_000)
 _PEAK_SIZE = 2048
 
 KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "encoder-int8", "decoder"]
+
+
+class Anything:
+    """A grammar as costly as others to follow, and as long as one likes to write."""
+
+    def __init__(self, grammars: Grammars) -> None:
+        self.grammars = grammars
+
+    def matcher(self, text: str) -> LLMatcher:
+        return self.grammars.matcher(r"start: /(.|\n)*/")
 
 
 @dataclass
@@ -176,6 +188,7 @@ class Bench:
             # Untrained, it would write until it happens to stop.
             router.config = router.config.model_copy(update={"max_new_tokens": length})
             router.model.generation_config.min_new_tokens = length
+            router.format.grammars = cast(Grammars, Anything(router.format.grammars))
             routers[f"decoder, {action} of {length}"] = cast(Router, router)
         return routers
 
