@@ -24,10 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import MissingExtraError, RouterError
+from distill.routers.arguments import FillingRouter
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
 from distill.routers.load import load_router
 from distill.routers.onnx import GRAPH, OnnxEncoderRouter
 from distill.runs import new_folder
+from distill.types import Router
 
 Quantise = Literal["int8", "none"]
 
@@ -53,8 +55,11 @@ def export(source: Path, out: Path, quantise: Quantise = "int8") -> None:
     _require_replaceable(out)
     router = load_router(source)
     if not isinstance(router, EncoderRouter):
-        kind = "exported encoder" if isinstance(router, OnnxEncoderRouter) else router.kind
-        raise RouterError(source, f"holds a router of kind {kind!r}", "export a trained encoder")
+        raise RouterError(
+            source,
+            f"holds {_in_words(router)}",
+            "export a trained encoder with a closed catalogue and no arguments",
+        )
     graph = _graph(router, source, quantise)
     record = {"sha256": hashlib.sha256(graph).hexdigest(), "quantise": quantise}
     file = replace(router.file, onnx=record)
@@ -64,6 +69,14 @@ def export(source: Path, out: Path, quantise: Quantise = "int8") -> None:
     exported = OnnxEncoderRouter(file, router.tokenizer, graph, out / GRAPH)
     with new_folder(out) as folder:
         exported.save(folder)
+
+
+def _in_words(router: Router) -> str:
+    if isinstance(router, OnnxEncoderRouter):
+        return "an exported encoder"
+    if isinstance(router, FillingRouter):
+        return "an encoder that fills arguments"
+    return "an open encoder" if router.kind == "encoder" else f"a router of kind {router.kind!r}"
 
 
 def _require_extra() -> None:

@@ -113,10 +113,19 @@ def test_nothing_else_is_replaced(encoder, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", ["majority", "rnn", "exported encoder"])
+NOT_EXPORTED = {
+    "majority": "a router of kind 'majority'",
+    "rnn": "a router of kind 'rnn'",
+    "filling": "an encoder that fills arguments",
+    "open": "an open encoder",
+    "exported": "an exported encoder",
+}
+
+
+@pytest.mark.parametrize("kind", NOT_EXPORTED)
 def test_what_is_no_trained_encoder_is_refused(trained, exported, tmp_path, kind):
-    source = exported / "int8" if kind == "exported encoder" else trained(kind).folder
-    with pytest.raises(RouterError, match=f"holds a router of kind '{kind}'; export a trained"):
+    source = exported / "int8" if kind == "exported" else trained(kind).folder
+    with pytest.raises(RouterError, match=f"holds {NOT_EXPORTED[kind]}; export a trained"):
         export(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
