@@ -285,7 +285,8 @@ def test_push_dry_run_writes_a_folder_that_loads(done, finished: Path, tmp_path:
 def test_only_an_encoder_is_exported(fails, finished: Path, tmp_path: Path):
     line = fails("export", finished / "tfidf-s0", "-o", tmp_path / "out")
     assert line == (
-        f"{finished / 'tfidf-s0'}: holds a router of kind 'tfidf'; export a trained encoder"
+        f"{finished / 'tfidf-s0'}: holds a router of kind 'tfidf'; export a trained encoder with "
+        "a closed catalogue and no arguments"
     )
     assert not (tmp_path / "out").exists()
 
