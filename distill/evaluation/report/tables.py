@@ -254,9 +254,15 @@ def _risk_rows(routers: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             formats.percent(entry["alpha"]),
             formats.percent(1 - entry["delta"]),
             f"{entry['supported']} of {len(entry['by_seed'])}",
-            formats.number(entry["threshold"]),
-            formats.estimate(entry["coverage"]),
-            formats.estimate(entry["error"]),
+            *(
+                [
+                    formats.number(entry["threshold"]),
+                    formats.estimate(entry["coverage"]),
+                    formats.estimate(entry["error"]),
+                ]
+                if entry["supported"]
+                else ["the data supports none", *[formats.MISSING] * 2]
+            ),
         ]
         for router in routers
         for entry in router["risk"]
