@@ -20,7 +20,7 @@ cards() {
 . scripts/environment.sh
 environment ""
 cards quickstart orderdesk
-for name in workbench home_assistant tau_retail metatool; do
+for name in workbench home_assistant tau_retail metatool seal_tools traject; do
     if [ -e "$data/$name.jsonl.gz" ]; then
         distill run "configs/run/$name.yaml" "data.traces=$data/$name.jsonl.gz"
         cards "${name//_/-}" "${name//_/-}"
