@@ -5,12 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data="${DATA:-data}"
 
-# One card for each router of a job, of its first seed: cards JOB NAME
+# One card for each router of a job, of its seed 0 where it has one: cards JOB NAME
 cards() {
     local run router
     for run in "runs/$1"/*-s0; do
         router="$(basename "${run%-s0}")"
-        [ "$router" != dataset ] || continue
+        [ -d "$run" ] && [ "$router" != dataset ] || continue
         distill push "$run" "your-name/$2-$router" --dry-run -o "$run/push" >/dev/null
         cp "$run/push/README.md" "model_cards/$2-$router.md"
     done
