@@ -24,9 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 FEW = "evaluation.latency_samples=2 evaluation.max_examples=40 evaluation.bootstrap=100"
 SHORT_ENCODER = "routers.encoder.train.epochs=0.05 routers.encoder.train.evaluations=1"
-SHORT_DECODER = (
-    "routers.decoder.max_examples=4 routers.decoder.train.epochs=1 risk.max_examples=16"
-)
+SHORT_DECODER = "routers.decoder.max_examples=4 routers.decoder.train.epochs=1 risk.max_examples=16"
 ONE_ROUTER = "'routers={majority: {kind: majority}}'"
 SHORTER = {
     "distill run mine.yaml": f"{FEW} {SHORT_ENCODER}",
