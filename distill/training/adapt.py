@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.config import EncoderConfig, LoraConfig
 from distill.errors import ConfigError, ModelError
+from distill.routers import pretrained
 
 
 def adapted(
@@ -68,6 +69,22 @@ def adapted_encoder(model: nn.Module, config: LoraConfig) -> PeftModel:
 def count(model: nn.Module, trainable: bool = False) -> int:
     """Parameters of a model, or those of them that are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def base_encoder(
+    config: EncoderConfig,
+) -> tuple[pretrained.BaseModel, PreTrainedTokenizerBase, PreTrainedModel]:
+    """The config's base model: what it is, its tokenizer, and its encoder in float32.
+
+    Raises:
+        ModelError: it cannot be had, or its tokenizer does not pad.
+        ConfigError: `max_tokens` is more than it has positions for.
+    """
+    base = pretrained.resolve(config.model, config.revision)
+    tokenizer = pretrained.load_tokenizer(base)
+    encoder = pretrained.load_encoder(base)
+    require_fit(encoder, tokenizer, config)
+    return base, tokenizer, encoder
 
 
 def require_fit(

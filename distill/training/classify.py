@@ -19,7 +19,7 @@ from distill.routers.labels import LabelSpace
 from distill.routers.scratch import PAD, ScratchRouter, learn_tokenizer
 from distill.routers.words import REPLY_IN_WORDS, in_words
 from distill.training import loop
-from distill.training.adapt import adapted_encoder, count, require_fit
+from distill.training.adapt import adapted_encoder, base_encoder, count
 from distill.training.job import Job, Trained
 from distill.training.logs import RunLog
 from distill.training.validation import accuracy_scores, distinct
@@ -57,10 +57,7 @@ def train_encoder(config: EncoderConfig, job: Job) -> Trained:
         ConfigError: `max_tokens` or `lora.targets` does not fit the base model.
     """
     set_seed(job.seed)
-    base = pretrained.resolve(config.model, config.revision)
-    tokenizer = pretrained.load_tokenizer(base)
-    encoder = pretrained.load_encoder(base)
-    require_fit(encoder, tokenizer, config)
+    base, tokenizer, encoder = base_encoder(config)
     log = RunLog(job, config.train)
     labels = LabelSpace.of(example.label for example in job.parts.train)
     model = EncoderClassifier(encoder, len(labels))

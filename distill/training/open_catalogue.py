@@ -35,7 +35,7 @@ from distill.routers.labels import LabelSpace
 from distill.routers.open_encoder import OpenEncoder, OpenEncoderRouter, row_losses
 from distill.routers.words import REPLY_IN_WORDS, tool_text
 from distill.training import loop
-from distill.training.adapt import adapted_encoder, count, require_fit
+from distill.training.adapt import adapted_encoder, base_encoder, count
 from distill.training.job import Job, Trained
 from distill.training.logs import RunLog
 from distill.training.rename import renamed
@@ -55,10 +55,7 @@ def train_open_encoder(config: EncoderConfig, job: Job) -> Trained:
         DatasetError: no label of the training part calls a tool.
     """
     set_seed(job.seed)
-    base = pretrained.resolve(config.model, config.revision)
-    tokenizer = pretrained.load_tokenizer(base)
-    encoder = pretrained.load_encoder(base)
-    require_fit(encoder, tokenizer, config)
+    base, tokenizer, encoder = base_encoder(config)
     log = RunLog(job, config.train)
     labels = [example.label for example in job.parts.train]
     most = max((len(label.calls) for label in labels), default=0)

@@ -54,14 +54,15 @@ ODD = {
 }
 
 
-def acceptable(decision: Decision, context: Context) -> None:
-    """Only offered tools are called, and what is filled is valid."""
+def acceptable(decision: Decision, context: Context) -> bool:
+    """Whether only offered tools are called, and what is filled is valid."""
     offered = {tool.name: tool for tool in context.tools}
-    assert decision.confidence is None or 0 <= decision.confidence <= 1
-    for call in decision.calls:
-        assert call.name in offered
-        if call.arguments is not None:
-            assert check_arguments(call, offered[call.name]) is None
+    sure = decision.confidence is None or 0 <= decision.confidence <= 1
+    return sure and all(
+        call.name in offered
+        and (call.arguments is None or check_arguments(call, offered[call.name]) is None)
+        for call in decision.calls
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +70,7 @@ def acceptable(decision: Decision, context: Context) -> None:
 def test_an_odd_request_is_decided(trained: Any, kind: str, name: str) -> None:
     context = ODD[name]
     (decision,) = trained(kind).router.decide([context])
-    acceptable(decision, context)
+    assert acceptable(decision, context)
     if not context.tools:
         assert decision.action == "reply"
 
@@ -88,7 +89,7 @@ def test_two_thousand_tools_are_decided_among(trained: Any, kind: str) -> None:
     many = tuple(renamed(f"tool_{i}", description=f"Tool number {i}.") for i in range(2000))
     context = ask("cancel order 4", (*TOOLS, *many))
     (decision,) = trained(kind).router.decide([context])
-    acceptable(decision, context)
+    assert acceptable(decision, context)
 
 
 @pytest.mark.parametrize("kind", CLOSED)
@@ -142,4 +143,4 @@ def test_what_an_open_catalogue_cannot_tell_apart_is_refused(trained: Any, name:
 def test_a_name_offered_twice_is_one_tool_to_the_others(trained: Any, kind: str) -> None:
     context = ask("cancel order 4", (*TOOLS, TOOLS[0]))
     (decision,) = trained(kind).router.decide([context])
-    acceptable(decision, context)
+    assert acceptable(decision, context)
