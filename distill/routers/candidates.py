@@ -1,33 +1,33 @@
 """Scores of the offered tools -> a decision: the open catalogue's counterpart of `labels`.
 
-Three beliefs make a decision: the softmax over the candidates (every offered tool, and the reply)
-says whether and what to call, a distribution over numbers of calls says how many, and `repeat`
-says how readily one tool is called twice at once. This module knows no model and no text.
+One distribution covers every decision that a context allows: the reply, and each multiset with
+k_i calls of tool i, n = sum k_i at least 1 and at most the number that training saw:
 
-A multiset with k_i calls of tool i, n in all, has the probability
+    log P(reply)  =  s_0 - log Z
+    log P(k)      =  b_n + sum_i [ k_i s_i + (k_i - 1)+ r - log k_i! ] - log Z
 
-    P(k | n)  ∝  prod_i  r^max(k_i - 1, 0) · p_i^k_i / k_i!
-
-with p the tools' shares of the softmax. r = 1 is the multinomial distribution; r below 1 makes
-repeats rarer than chance has them, since n requests in one message are mostly n different ones.
+s are the scores, b a prior on how many calls there are, r the price of calling a tool again (a
+cardinality potential, as in Tarlow et al. 2012, "Fast exact inference for recursive cardinality
+models"). With b for one call only, it is the softmax over tools; with b flat, each tool is wanted
+or not by itself; what is between, training finds. Z is exact: its terms of n calls are the
+coefficients of a product of polynomials, one for each tool. This module knows no model and no text.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from scipy.special import gammaln, softmax
+import torch
+from torch import Tensor
 
 from distill.errors import InputError
 from distill.types import REPLY, Context, Decision, ToolCall, ToolSpec
 
-Floats = npt.NDArray[np.floating[Any]]
-Counts = npt.NDArray[np.int64]
-
 MAX_CALLS = 16
-"""The most calls that one decision makes; a label with more of them teaches its tools alone."""
+"""The most calls that one decision makes; a label with more of them teaches nothing."""
+
+_NEVER = -1e6
+"""A logarithm that leaves no probability; finite, so that gradients stay numbers."""
 
 
 def offered(context: Context) -> list[ToolSpec]:
@@ -46,97 +46,127 @@ def offered(context: Context) -> list[ToolSpec]:
     return tools
 
 
-def decide(tools: Sequence[ToolSpec], scores: Floats, numbers: Floats, repeat: float) -> Decision:
-    """The decision that the scores make.
+@dataclass(frozen=True)
+class Beliefs:
+    """What decides a batch of contexts; the letters are the module's formula's."""
+
+    scores: Tensor
+    """s: [batch, 1 + tools], the reply's first."""
+    offered: Tensor
+    """[batch, 1 + tools], False where a row has fewer tools than the widest."""
+    numbers: Tensor
+    """b: [most], of 1, 2, … calls."""
+    again: Tensor
+    """r: []."""
+
+    def log_weights(self, counts: Tensor) -> Tensor:
+        """[batch], log P + log Z of decisions.
+
+        Args:
+            counts: [batch, tools] calls of each tool, all 0 for a reply; at most `most` in all.
+        """
+        k = counts.to(self.scores.dtype)
+        n = counts.sum(1).long()
+        repeats = (k - 1).clamp(min=0) * self.again - torch.lgamma(k + 1)
+        # Not a product alone: a score that is minus infinity times no call would be no number.
+        called = torch.where(k > 0, k * self.scores[:, 1:] + repeats, 0.0).sum(1)
+        return torch.where(n > 0, called + self.numbers[(n - 1).clamp(min=0)], self.scores[:, 0])
+
+    def log_total(self) -> Tensor:
+        """[batch], log Z."""
+        totals = self._log_coefficients()[:, 1:] + self.numbers
+        return torch.cat([self.scores[:, :1], totals], dim=1).logsumexp(1)
+
+    def losses(self, counts: Tensor) -> Tensor:
+        """[batch], -log P of the labels; 0 for one of more calls than are known.
+
+        Args:
+            counts: as `log_weights`, but any number of calls.
+        """
+        known = counts.sum(1) <= len(self.numbers)
+        within = counts * known[:, None]
+        return torch.where(known, self.log_total() - self.log_weights(within), 0.0)
+
+    def most_probable(self) -> Tensor:
+        """[batch, tools], how often the most probable decision calls each tool.
+
+        One call after another goes to the tool where it adds most. That is exact for every number
+        of calls, since the logarithm is a sum over tools of terms concave in their counts (r is at
+        most 0); the numbers are then compared. Among equals, the reply, fewer calls and the tools
+        that come first win.
+        """
+        return torch.stack([self._most_probable(row) for row in range(len(self.scores))])
+
+    def _most_probable(self, row: int) -> Tensor:
+        own = self.scores[row, 1:].masked_fill(~self.offered[row, 1:], -torch.inf)
+        gains, counts = own.clone(), torch.zeros_like(own, dtype=torch.long)
+        best, found, reached = self.scores[row, 0], counts, torch.zeros_like(self.scores[row, 0])
+        for prior in self.numbers if len(own) else ():
+            tool = int(gains.argmax())
+            reached = reached + gains[tool]
+            counts = counts.clone()
+            counts[tool] += 1
+            gains[tool] = own[tool] + self.again - torch.log(counts[tool] + 1.0)
+            if reached + prior > best:
+                best, found = reached + prior, counts
+        return found
+
+    def _log_coefficients(self) -> Tensor:
+        """[batch, 1 + most], logarithms of the coefficients of the product over tools of
+
+            1 + sum_k x^k exp(k s_i + (k - 1) r) / k!
+
+        Pairwise: thousands of tools take a dozen steps, and no term is ever subtracted.
+        """
+        degrees = torch.arange(
+            len(self.numbers) + 1, dtype=self.scores.dtype, device=self.scores.device
+        )
+        price = (degrees - 1).clamp(min=0) * self.again - torch.lgamma(degrees + 1)
+        absent = ~self.offered[:, 1:, None] & (degrees > 0)
+        scores = torch.where(self.offered, self.scores, 0.0)[:, 1:, None]
+        terms = (degrees * scores + price).masked_fill(absent, _NEVER)
+        one = torch.where(degrees > 0, _NEVER, 0.0)[None, None]
+        if terms.shape[1] == 0:
+            terms = one.expand(len(terms), 1, -1)
+        lag = (degrees[:, None] - degrees).long()
+        while terms.shape[1] > 1:
+            if terms.shape[1] % 2:
+                terms = torch.cat([terms, one.expand(len(terms), 1, -1)], dim=1)
+            left, right = terms[:, 0::2], terms[:, 1::2]
+            products = left[..., lag.clamp(min=0)] + right[..., None, :]
+            terms = products.masked_fill(lag < 0, _NEVER).logsumexp(-1)
+        return terms[:, 0]
+
+
+def decide(tools: Sequence[ToolSpec], beliefs: Beliefs) -> Decision:
+    """The most probable decision of one context.
 
     Args:
         tools: as `offered` sorts them.
-        scores: [1 + tools] logits, the reply's first.
-        numbers: [at most MAX_CALLS] probabilities of 1, 2, … calls, given that something is called.
-        repeat: r of the module's formula, in (0, 1].
+        beliefs: of one row, all of its tools offered.
 
     Returns:
-        What `choose` takes, with the confidence P(reply), or P(call) · P(n | call) · P(k | n). The
-        scores are each tool's probability of being called at least once, were calls independent.
-        Arguments are filled (with nothing) only where the tool's schema has no properties. Where
-        the scores are no numbers, a reply of confidence 0.
+        The decision with its exact probability as the confidence. The scores are how often each
+        tool is expected to be called, at most 1, and the probability of a reply. Arguments are
+        filled (with nothing) only where the tool's schema has no properties. Where the beliefs are
+        no numbers, a reply of confidence 0.
     """
-    assert len(scores) == 1 + len(tools)
-    if not (np.isfinite(scores).all() and np.isfinite(numbers).all()):
+    assert beliefs.scores.shape == (1, 1 + len(tools))
+    numbers = (beliefs.scores, beliefs.numbers, beliefs.again)
+    if not all(bool(tensor.isfinite().all()) for tensor in numbers):
         return Decision("reply", confidence=0.0)  # damaged weights must not seem certain
-    reply, given = _shares(scores)
-    beliefs = {REPLY: reply}
-    powers = np.arange(1, len(numbers) + 1)
-    once = (1 - reply) * ((1 - (1 - given[:, None]) ** powers) @ numbers)
-    beliefs |= {tool.name: float(value) for tool, value in zip(tools, once, strict=True)}
-    counts = choose(scores, numbers, repeat)
-    if not counts.any():
-        return Decision("reply", confidence=reply, scores=beliefs)
-    confidence = (1 - reply) * float(numbers.max()) * probability(given, counts, repeat)
+    counts = beliefs.most_probable()
+    with torch.enable_grad():
+        # The derivative of log Z by a tool's score is the number of its calls to be expected.
+        scores = beliefs.scores.clone().requires_grad_()
+        total = Beliefs(scores, beliefs.offered, beliefs.numbers, beliefs.again).log_total()
+        (expected,) = torch.autograd.grad(total.sum(), scores)
+    confidence = float((beliefs.log_weights(counts) - total.detach()).exp())
+    found = expected[0].clamp(0, 1).tolist()
+    scored = dict(zip((REPLY, *(tool.name for tool in tools)), found, strict=True))
     calls = tuple(
         ToolCall(tool.name, None if tool.parameters.get("properties") else {})
-        for tool, count in zip(tools, counts, strict=True)
+        for tool, count in zip(tools, counts[0].tolist(), strict=True)
         for _ in range(count)
     )
-    return Decision("call", calls, min(1.0, confidence), beliefs)
-
-
-def choose(scores: Floats, numbers: Floats, repeat: float) -> Counts:
-    """How often each tool is called, [tools]; nothing is where a reply is more probable than not.
-
-    Else the number of calls is the most probable one, and the tools are the most probable multiset
-    of that size. Arguments as `decide`.
-    """
-    reply, given = _shares(scores)
-    if reply >= 0.5:
-        return np.zeros(len(given), dtype=np.int64)
-    return most_probable(given, 1 + int(numbers.argmax()), repeat)
-
-
-def _shares(scores: Floats) -> tuple[float, Floats]:
-    """P(reply), and the tools' shares among themselves, [tools]."""
-    reply = float(softmax(scores.astype(np.float64))[0])
-    return reply, softmax(scores[1:].astype(np.float64)) if len(scores) > 1 else np.zeros(0)
-
-
-def most_probable(shares: Floats, n: int, repeat: float) -> Counts:
-    """The mode of P(k | n), [tools]; among equals the multiset of the tools that come first.
-
-    One call at a time goes to the tool where it raises the probability most. That is exact: the
-    logarithm is a sum over tools of terms concave in their counts.
-    """
-    counts = np.zeros(len(shares), dtype=np.int64)
-    gains = shares.astype(np.float64)
-    for _ in range(n):
-        best = int(gains.argmax())
-        counts[best] += 1
-        gains[best] = shares[best] * repeat / (counts[best] + 1)
-    return counts
-
-
-def probability(shares: Floats, counts: Counts, repeat: float) -> float:
-    """P(k | n) of one multiset among all of its size."""
-    n = int(counts.sum())
-    orders = np.arange(n + 1)
-    penalties = np.where(orders > 0, repeat ** np.maximum(orders - 1, 0), 1.0)
-    # terms[i, k] = r^(k-1) p_i^k / k!, so the sum over multisets of size n is the coefficient of
-    # x^n in the product of the tools' polynomials in x.
-    terms = penalties * shares[:, None] ** orders * np.exp(-gammaln(orders + 1))
-    total = float(_product(terms)[n])
-    chosen = float(terms[np.arange(len(shares)), counts].prod())
-    return chosen / total if total > 0 else 0.0
-
-
-def _product(polynomials: Floats) -> Floats:
-    """The product of polynomials [many, 1 + degree] up to their degree; pairwise, so that rows of
-    nonnegative terms lose no digits and thousands cost a dozen steps."""
-    while len(polynomials) > 1:
-        if len(polynomials) % 2:
-            one = np.eye(1, polynomials.shape[1])
-            polynomials = np.concatenate([polynomials, one])
-        left, right = polynomials[0::2], polynomials[1::2]
-        made = np.zeros_like(left)
-        for k in range(made.shape[1]):
-            made[:, k:] += left[:, k : k + 1] * right[:, : made.shape[1] - k]
-        polynomials = made
-    return np.asarray(polynomials[0])
+    return Decision("call" if calls else "reply", calls, min(1.0, confidence), scored)

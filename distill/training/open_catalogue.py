@@ -7,7 +7,7 @@ alone, not to its batch as is usual with contrastive losses: so steps do not cha
 micro-batches or the number of processes. Validation chooses among everything that is offered.
 """
 
-from collections import Counter
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -32,7 +33,7 @@ from distill.errors import DatasetError
 from distill.routers import candidates, devices, pretrained
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
-from distill.routers.open_encoder import OpenEncoder, OpenEncoderRouter, row_losses
+from distill.routers.open_encoder import OpenEncoder, OpenEncoderRouter
 from distill.routers.words import REPLY_IN_WORDS, tool_text
 from distill.training import loop
 from distill.training.adapt import adapted_encoder, base_encoder, count
@@ -40,7 +41,10 @@ from distill.training.job import Job, Trained
 from distill.training.logs import RunLog
 from distill.training.rename import renamed
 from distill.training.validation import accuracy_scores, distinct
-from distill.types import Decision, Example, ToolSpec
+from distill.types import Example, ToolSpec
+
+_STARTING_ROWS, _STARTING_BATCH = 512, 32
+_WEIGHT_RIDGE, _RIDGE, _ROUGHNESS = 0.2, 1e-4, 1e-3
 
 _NONE = -1
 """In `candidates`, where a row has fewer than the longest of its batch."""
@@ -61,26 +65,22 @@ def train_open_encoder(config: EncoderConfig, job: Job) -> Trained:
     most = max((len(label.calls) for label in labels), default=0)
     if not most:
         raise DatasetError("training part", "no label calls a tool", "give traces that do")
-    model = OpenEncoder(encoder, min(most, candidates.MAX_CALLS)).to(devices.device())
-    model.head.repeat.fill_(_repeat(labels))
+    vocabulary = len(tokenizer)
+    model = OpenEncoder(encoder, min(most, candidates.MAX_CALLS), vocabulary).to(devices.device())
     # Before LoRA: the untuned encoder says which negatives are hard.
     reader = OpenEncoderRouter(
         RouterFile(config, job.parts.catalogue, LabelSpace.of(labels)), tokenizer, model
     )
-    narrowed = _narrowed(job.parts.train, reader, job.seed)
     rows = _Rows(reader)
-    train = [rows.add(example) for example in narrowed]
-    calling = [row for row in train if row["labels"]]
-    model.head.start_counting(
-        calls=sum(row["labels"] for row in calling) / len(calling),
-        tokens=sum(len(row["input_ids"]) for row in calling) / len(calling),
-    )
+    model.bm25.count(rows.tools(job.parts.train), tokenizer.all_special_ids)
+    train = [rows.add(example) for example in _narrowed(job.parts.train, reader, job.seed)]
+    _start(model, rows, train)
     validation, weights = distinct(job.parts.validation)
     loop.require_validation(validation)
     judged = [rows.add(example) for example in validation]
     lora = adapted_encoder(model, config.lora)
     trainable = count(lora, trainable=True)
-    figures = _Figures(float(model.head.repeat))
+    figures = _Figures()
     trainer = loop.trainer_class(Trainer, figures)(
         model=lora,
         args=loop.training_arguments(
@@ -105,14 +105,45 @@ def train_open_encoder(config: EncoderConfig, job: Job) -> Trained:
     return Trained(router, count(merged), trainable, log.seconds)
 
 
-def _repeat(labels: Sequence[Decision]) -> float:
-    """The odds that a further call of a decision repeats a tool, at most 1 (`candidates`).
+def _start(model: OpenEncoder, rows: "_Rows", train: list[loop.Row]) -> None:
+    """Fit the head's few numbers to the untuned encoder, by L-BFGS.
 
-    Half a call is added to either side, so that what was never seen is not impossible.
+    A dozen numbers far from where they belong would else take the encoder's few steps to get there,
+    and bend it meanwhile. The ridge keeps near where it was what the rows say little about, and the
+    comparisons' weights above zero, where nothing would teach an encoder that knows no tool yet.
     """
-    further = sum(max(len(label.calls) - 1, 0) for label in labels)
-    again = sum(len(label.calls) - len(set(label.tools)) for label in labels if label.calls)
-    return min(1.0, (again + 0.5) / (further - again + 0.5))
+    model.eval()
+    features: list[Tensor] = []
+    offered: list[Tensor] = []
+    counts: list[Tensor] = []
+    for start in range(0, min(len(train), _STARTING_ROWS), _STARTING_BATCH):
+        batch = rows.collate(train[start : min(start + _STARTING_BATCH, _STARTING_ROWS)])
+        batch = {name: tensor.to(devices.device()) for name, tensor in batch.items()}
+        counts += batch.pop("counts").double()
+        with torch.no_grad():
+            tools = model.vectors(batch["tool_ids"], batch["tool_mask"])
+            given = model.inputs(tools, **batch)
+            features += model.head.features(*given).double()
+            offered += given[3]
+    held = [pad_sequence(each, batch_first=True) for each in (features, offered, counts)]
+    head = copy.deepcopy(model.head).double()
+    numbers = [head.log_weights, head.reply_bias, head.numbers, head.once]
+    before = [number.detach().clone() for number in numbers]
+    ridges = [_WEIGHT_RIDGE, _RIDGE, _RIDGE, _RIDGE]
+    optimizer: Any = torch.optim.LBFGS(numbers, max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        found = head.weigh(held[0], held[1]).losses(held[2]).mean()
+        for number, old, ridge in zip(numbers, before, ridges, strict=True):
+            found = found + ridge * (number - old).square().sum()
+        # Numbers of calls that are rare take after those beside them.
+        found = found + _ROUGHNESS * head.numbers.diff().square().sum()
+        torch.autograd.backward(found)
+        return found
+
+    optimizer.step(loss)
+    model.head.load_state_dict(head.state_dict())
 
 
 def _narrowed(examples: Sequence[Example], reader: OpenEncoderRouter, seed: int) -> list[Example]:
@@ -175,6 +206,12 @@ class _Rows:
             self.table.append(self.ids(text))
         return self.places[text]
 
+    def tools(self, examples: Sequence[Example]) -> list[list[int]]:
+        """The ids of all tools that the examples offer, once each."""
+        chars = self.reader.config.match.tool_chars
+        offered = (tool_text(t, chars) for example in examples for t in example.context.tools)
+        return [self.ids(text) for text in dict.fromkeys(offered)]
+
     def ids(self, text: str) -> list[int]:
         limit = self.reader.config.max_tokens
         return cast(list[int], self.tokenizer(text, truncation=True, max_length=limit)["input_ids"])
@@ -183,12 +220,10 @@ class _Rows:
         """The row of an example: its context's ids, its candidates and how often it calls each."""
         tools = candidates.offered(example.context)
         chars = self.reader.config.match.tool_chars
-        calls = Counter(call.name for call in example.label.calls)
         return {
             "input_ids": self.ids(self.reader.text(example.context)),
             "candidates": [0, *(self.place(tool_text(tool, chars)) for tool in tools)],
-            "counts": [int(not calls), *(calls[tool.name] for tool in tools)],
-            "labels": calls.total(),
+            "counts": [example.label.tool_counts[tool.name] for tool in tools],
         }
 
     def collate(self, rows: list[loop.Row]) -> dict[str, Tensor]:
@@ -198,13 +233,15 @@ class _Rows:
         tools = self.pad([{"input_ids": self.table[place], "labels": 0} for place in used])
         width = max(len(row["candidates"]) for row in rows)
         chosen = torch.full((len(rows), width), _NONE)
-        counts = torch.zeros(len(rows), width)
+        counts = torch.zeros(len(rows), width - 1)
         for i, row in enumerate(rows):
             n = len(row["candidates"])
             chosen[i, :n] = torch.tensor([column[place] for place in row["candidates"]])
-            counts[i, :n] = torch.tensor(row["counts"], dtype=counts.dtype)
+            counts[i, : n - 1] = torch.tensor(row["counts"], dtype=counts.dtype)
+        contexts = self.pad([{"input_ids": row["input_ids"], "labels": 0} for row in rows])
         return {
-            **self.pad(rows),
+            "input_ids": contexts["input_ids"],
+            "attention_mask": contexts["attention_mask"],
             "tool_ids": tools["input_ids"],
             "tool_mask": tools["attention_mask"],
             "candidates": chosen,
@@ -218,8 +255,7 @@ class _Figures(TrainerCallback):
     Tools' vectors are remembered between two steps of training, since rows offer the same ones.
     """
 
-    def __init__(self, repeat: float) -> None:
-        self.repeat = repeat
+    def __init__(self) -> None:
         self.vectors: dict[tuple[int, ...], Tensor] = {}
 
     def on_step_begin(
@@ -229,20 +265,11 @@ class _Figures(TrainerCallback):
 
     def __call__(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         tools = self._vectors(model, inputs["tool_ids"], inputs["tool_mask"])
-        mask = inputs["attention_mask"]
-        places, counts = inputs["candidates"], inputs["counts"]
-        own = places != _NONE
-        states = model.states(inputs["input_ids"], mask)
-        scores, numbers = model.head(states, mask, tools[places.clamp(min=0)], own)
-        losses = row_losses(scores.double(), numbers.double(), counts.double(), inputs["labels"])
-        shares = numbers.double().softmax(1).cpu().numpy()
-        hits = []
-        for row in range(len(losses)):
-            logits = scores[row, own[row]].double().cpu().numpy()
-            found = candidates.choose(logits, shares[row], self.repeat)
-            # Candidate 0 is the reply: calling nothing is choosing it.
-            hits.append(np.array_equal(found, counts[row, own[row]][1:].cpu().numpy()))
-        return torch.stack([losses, torch.tensor(hits).to(losses)], dim=1)
+        counts = inputs.pop("counts")
+        beliefs = model.head(*model.inputs(tools, **inputs))
+        hits = (beliefs.most_probable() == counts).all(1)
+        losses = beliefs.losses(counts).double()
+        return torch.stack([losses, hits.to(losses)], dim=1)
 
     def _vectors(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         lengths = mask.sum(1).tolist()

@@ -118,9 +118,7 @@ def test_adding_traces_moves_nothing_that_was_not_merged(tmp_path: Path) -> None
     assert {g: after[g] for g in parts_by_group(small)} == parts_by_group(small)
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(st.text(min_size=1, max_size=6), min_size=1, max_size=8), st.integers(0, 3))
 def test_whatever_is_added_an_old_group_stays(tmp_path: Path, names: set[str], seed: int) -> None:
     config = DataConfig(split=SplitConfig(merge_jaccard=None))

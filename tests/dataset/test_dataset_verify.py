@@ -98,7 +98,7 @@ LOOSE = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(KEYWORDS), LOOSE, max_size=4), LOOSE)
 def test_whatever_a_schema_holds_it_ends_in_a_verdict(schema: dict[str, Any], value: Any) -> None:
     verdict = verify(example(ToolCall("odd", {"a": value}), ToolSpec("odd", "", schema)), "drop")

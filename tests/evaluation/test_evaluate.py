@@ -35,9 +35,7 @@ decisions = st.builds(
 
 
 @given(st.lists(st.tuples(decisions, decisions), min_size=1, max_size=4))
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_predictions_survive_the_file(
     tmp_path: Path, pairs: list[tuple[Decision, Decision]]
 ) -> None:

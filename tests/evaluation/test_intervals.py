@@ -46,7 +46,7 @@ def test_a_router_does_not_differ_from_itself() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=9, max_size=40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_swapping_the_routers_mirrors_the_difference(rows: list[tuple[bool, bool]]) -> None:
     a, b = np.array(rows, dtype=float).T
     groups = np.arange(len(rows)) // 2

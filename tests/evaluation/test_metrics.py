@@ -98,7 +98,7 @@ def test_a_metric_without_support_is_none_not_zero(
 
 
 @given(made_predictions)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_interval_is_within_bounds_and_contains_its_value(made: list[Prediction]) -> None:
     for figure in figures(made, resamples=100).values():
         if figure is not None and len({p.group for p in made}) < MIN_GROUPS:
@@ -109,7 +109,7 @@ def test_every_interval_is_within_bounds_and_contains_its_value(made: list[Predi
 
 
 @given(made_predictions, st.randoms())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_order_of_examples_does_not_matter(made: list[Prediction], random: object) -> None:
     shuffled = list(made)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ def test_the_order_of_examples_does_not_matter(made: list[Prediction], random: o
 
 
 @given(st.lists(decisions, min_size=5, max_size=20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_perfect_router_scores_one_without_certainty(labels: list[object]) -> None:
     found = figures(predictions([(label, label) for label in labels]), 100)  # type: ignore[misc]
     for name in ("tool_accuracy", "call_accuracy", "macro_f1"):

@@ -112,7 +112,7 @@ def test_without_confidence_there_is_nothing_to_promise() -> None:
     assert fit_thresholds([decided(None, True, "g")], AS_IT_IS, RISK) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(slope=st.floats(0.1, 5), offset=st.floats(-3, 3))
 def test_a_calibration_moves_no_decision_past_a_threshold(slope: float, offset: float) -> None:
     calibration = Calibration(slope, offset, n=1, n_groups=1)
@@ -126,7 +126,7 @@ def test_a_calibration_moves_no_decision_past_a_threshold(slope: float, offset: 
         assert (confidence >= raw.threshold) == (calibration(confidence) >= mapped.threshold)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.05, 20), st.floats(-20, 20))
 def test_a_calibration_keeps_the_order_and_the_range(
     a: float, b: float, slope: float, offset: float

@@ -170,7 +170,7 @@ def untrained(tiny_llama):
     return make
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(labelled(min_calls=1), st.integers(0, 2**32))
 def test_a_model_of_random_weights_decides_validly(untrained, drawn, seed):
     router = untrained(seed)

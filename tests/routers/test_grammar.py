@@ -18,7 +18,7 @@ from distill.routers.decoder import parse_completion
 from distill.routers.grammar import Constraint, Grammars, calls_text, grammar_text
 from distill.types import Decision, ToolSpec
 
-fast = settings(max_examples=40, deadline=None)
+fast = settings(max_examples=40)
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_more_tools_than_are_remembered_change_nothing(router, read):
         (found,) = router.decide([context])
         assert found.tools == expected.tools
         assert found.scores == pytest.approx(expected.scores, abs=1e-6)
-    assert len(router._vectors) == 10
+    assert len(router._known) == 10
     assert sum(read) > 1 + 1 + 40 + 2  # some had to be read again
 
 
@@ -165,43 +165,55 @@ def test_past_calls_and_unseen_tools_share_a_context(router):
 def test_candidates_that_are_not_there_change_no_score():
     """A context with few tools beside one with many, as a batch of training has them."""
     torch.manual_seed(0)
-    head = MatchHead(8, 3)
+    head = MatchHead(3)
     states, mask = torch.randn(2, 5, 8), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     tools = torch.nn.functional.normalize(torch.randn(2, 4, 8), dim=-1)
     offered = torch.tensor([[True] * 4, [True, False, False, False]])
-    scores, numbers = head(states, mask, tools, offered)
-    assert numbers.isfinite().all()
-    assert scores[1, 1:].tolist() == [float("-inf")] * 3
+    lexical = torch.rand(2, 4)
+    together = head(states, mask, tools, offered, lexical)
     for row, length, width in ((0, 5, 4), (1, 2, 1)):
-        part = slice(row, row + 1)
-        alone, number = head(
-            states[part, :length], mask[part, :length], tools[part, :width], offered[part, :width]
+        part, own = slice(row, row + 1), slice(width)
+        alone = head(
+            states[part, :length],
+            mask[part, :length],
+            tools[part, own],
+            offered[part, own],
+            lexical[part, own],
         )
-        torch.testing.assert_close(alone, scores[part, :width])
-        torch.testing.assert_close(number, numbers[part])
+        torch.testing.assert_close(alone.scores, together.scores[part, own])
+        torch.testing.assert_close(alone.log_total(), together.log_total()[part])
 
 
 def test_of_two_tools_for_one_part_of_a_request_the_nearer_gains():
     """A tool that shares no token with a better one keeps its score; its rival loses."""
-    head = MatchHead(3, 1)
+    head = MatchHead(1)
     states = torch.eye(3)[None, :2]  # two requests
     first, second = torch.eye(3)[0], torch.eye(3)[1]
     rival = torch.nn.functional.normalize(first + 0.5 * torch.eye(3)[2], dim=0)
     tools = torch.stack([torch.eye(3)[2], first, second, rival])[None]
     everywhere = torch.ones(1, 2, dtype=torch.long)
-    scores, _ = head(states, everywhere, tools, torch.ones(1, 4, dtype=torch.bool))
-    with torch.no_grad():
-        head.contest.zero_()
-    plain, _ = head(states, everywhere, tools, torch.ones(1, 4, dtype=torch.bool))
-    lost = (plain - scores)[0]
+    offered = torch.ones(1, 4, dtype=torch.bool)
+    _, contest, _ = head.features(states, everywhere, tools, offered, torch.zeros(1, 4)).unbind(-1)
+    lost = -contest[0]
     assert lost[0] == 0  # the reply competes for no token
     assert lost[3] > lost[1] > lost[2] >= 0
 
 
-def test_a_head_of_another_width_is_refused(saved, tmp_path):
+def test_a_rare_word_in_common_speaks_for_an_unseen_tool(router):
+    """However alike an untrained-for pair of descriptions is to the encoder."""
+    tools = tuple(ToolSpec(f"tool_{word}", f"Handles a {word}.") for word in ("zyx", "qwv"))
+    for tool in tools:
+        word = tool.name.removeprefix("tool_")
+        (decision,) = router.decide([ask(f"handle {word} {word}", tools)])
+        other = next(t.name for t in tools if t is not tool)
+        assert decision.scores[tool.name] > decision.scores[other]
+
+
+@pytest.mark.parametrize("name", ["head.numbers", "head.log_weights", "bm25.rarity"])
+def test_a_head_of_another_shape_is_refused(saved, tmp_path, name):
     copy = Path(shutil.copytree(saved.folder, tmp_path / "copy"))
     head = load_file(copy / "head.safetensors")
-    head["part.weight"] = torch.zeros(1, 7)
+    head[name] = torch.zeros(1, 7)
     save_file(head, copy / "head.safetensors")
     with pytest.raises(RouterError, match=r"head\.safetensors: does not fit the encoder"):
         load_router(copy)
@@ -210,7 +222,7 @@ def test_a_head_of_another_width_is_refused(saved, tmp_path):
 def test_a_head_without_one_of_its_numbers_is_refused(saved, tmp_path):
     copy = Path(shutil.copytree(saved.folder, tmp_path / "copy"))
     head = load_file(copy / "head.safetensors")
-    del head["number_bias"]
+    del head["head.numbers"]
     save_file(head, copy / "head.safetensors")
     with pytest.raises(RouterError, match=r"head\.safetensors: does not fit the encoder"):
         load_router(copy)

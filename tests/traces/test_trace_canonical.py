@@ -120,7 +120,7 @@ def assistant(arguments: Any, **keys: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(traces=st.lists(TRACES, min_size=1, max_size=4, unique_by=lambda trace: trace.id))
 def test_traces_survive_writing_and_reading(folder, suffix, traces):
     file = folder / f"traces.jsonl{suffix}"
@@ -486,7 +486,7 @@ ROW_LIKE = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("form", ["auto", "traces", "openai"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lines=st.lists(
         st.binary(max_size=60).map(lambda line: line.replace(b"\n", b""))

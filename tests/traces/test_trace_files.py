@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 @PACKINGS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     parts=st.lists(
         st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\xff", b"bcdefgh"])), max_size=4
@@ -101,7 +101,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path, packing):
 
 
 @COMPRESSIONS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_stream_that_is_cut_off_gives_what_it_holds_and_then_says_where(folder, packing, share):
     data = noise(3000)
@@ -125,7 +125,7 @@ def test_most_of_a_cut_stream_is_readable(tmp_path, packing):
 
 
 @COMPRESSIONS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(share=st.floats(0.1, 0.9), flip=st.integers(1, 255))
 def test_a_damaged_byte_never_passes_unseen(folder, packing, share, flip):
     packed = bytearray(PACK[packing](noise(500)))

@@ -174,7 +174,7 @@ def test_a_sum_with_an_unknown_part_is_unknown(tmp_path):
     assert trace.usage == Usage(None, None, 2, None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     turns=st.lists(st.integers(1, 5), min_size=1, max_size=5),
     seed=st.integers(0, 1000),

@@ -7,11 +7,11 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from small_shop import GET, LIST, PARTS, TOOLS, examples, job, open_encoder
+from small_shop import LIST, PARTS, TOOLS, examples, job, open_encoder
 
 from distill.config import MatchConfig
 from distill.errors import DatasetError
-from distill.routers.open_encoder import OpenEncoder, row_losses
+from distill.routers.open_encoder import OpenEncoder
 from distill.training import Parts, open_catalogue, train
 from distill.types import Context, Decision, Example, ToolSpec
 
@@ -119,30 +119,10 @@ def test_validation_is_the_accuracy_of_the_routers_decisions(tiny_bert, tmp_path
     assert 0.2 < logged < 1
 
 
-def test_a_row_teaches_alone():
-    """A row's loss, and so a step, does not depend on the rows beside it."""
-    luck = torch.Generator().manual_seed(0)
-    scores, numbers = torch.randn(3, 4, generator=luck), torch.randn(3, 4, generator=luck)
-    scores[0, 3:] = scores[2, 1:] = float("-inf")
-    counts = torch.tensor([[0.0, 2, 1, 0], [0, 0, 1, 0], [1, 0, 0, 0]])
-    labels = torch.tensor([3, 1, 0])
-    together = row_losses(scores, numbers, counts, labels)
-    assert together.isfinite().all()
-    for i, width in enumerate([3, 4, 1]):
-        row = slice(i, i + 1)
-        alone = row_losses(scores[row, :width], numbers[row], counts[row, :width], labels[row])
-        torch.testing.assert_close(alone, together[row])
-    # Two thirds and a third of three calls, and the number three among four.
-    logits = scores[0, :3].log_softmax(0)
-    expected = -(2 * logits[1] + logits[2]) / 3 - numbers[0].log_softmax(0)[2]
-    torch.testing.assert_close(together[0], expected)
-    torch.testing.assert_close(together[2], torch.tensor(0.0))
-
-
 def test_masked_positions_and_candidates_leave_finite_gradients(tiny_bert):
     from distill.routers import pretrained  # noqa: PLC0415
 
-    model = OpenEncoder(pretrained.load_encoder(pretrained.resolve(str(tiny_bert))), 2)
+    model = OpenEncoder(pretrained.load_encoder(pretrained.resolve(str(tiny_bert))), 2, 64)
     ids = torch.tensor([[1, 5, 6, 7, 2], [1, 5, 2, 0, 0]])
     loss = model(
         ids,
@@ -150,8 +130,7 @@ def test_masked_positions_and_candidates_leave_finite_gradients(tiny_bert):
         tool_ids=ids,
         tool_mask=(ids > 0).long(),
         candidates=torch.tensor([[0, 1], [0, -1]]),
-        counts=torch.tensor([[0.0, 1.0], [1.0, 0.0]]),
-        labels=torch.tensor([1, 0]),
+        counts=torch.tensor([[1.0], [0.0]]),
     )["loss"]
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -163,16 +142,3 @@ def test_labels_without_any_call_are_refused(tiny_bert, tmp_path):
     replies = [e for e in PARTS.train if not e.label.calls]
     with pytest.raises(DatasetError, match="no label calls a tool"):
         train(open_encoder(tiny_bert), job(tmp_path, parts=Parts(replies, replies, TOOLS)))
-
-
-def test_how_readily_a_tool_is_called_twice_is_counted(tiny_bert, tmp_path):
-    """The shop's only double calls are of one tool, so they are as likely as chance has them."""
-    router = train(open_encoder(tiny_bert, epochs=0.2, evaluations=1), job(tmp_path / "a")).router
-    assert float(router.model.head.repeat) == 1.0
-    two = Decision("call", (call_list(), replace(call_list(), name=GET.name)))
-    mixed = [replace(e, label=two) if len(e.label.calls) == 2 else e for e in PARTS.train]
-    parts = Parts(mixed, PARTS.validation, TOOLS)
-    run = job(tmp_path / "b", parts=parts)
-    router = train(open_encoder(tiny_bert, epochs=0.2, evaluations=1), run).router
-    doubles = sum(e.label == two for e in mixed)
-    assert float(router.model.head.repeat) == pytest.approx(0.5 / (doubles + 0.5))
