@@ -29,34 +29,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from machine import describe
+from table import Table, ordered
 
 from distill.dataset import Dataset, load_dataset
 from distill.dataset.vote import vote
 from distill.errors import InputError, MissingExtraError, RouterError
-from distill.evaluation.intervals import estimate, paired_difference
-from distill.evaluation.latency import measure
-from distill.evaluation.metrics import accuracy, score
-from distill.evaluation.predictions import Difficulty, Prediction
 from distill.evaluation.predictions import load as load_predictions
 from distill.routers import load_router, pretrained
 from distill.routers.classifier import ClassifierRouter
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
 from distill.routers.export import export
 from distill.routers.labels import Probabilities
-from distill.runs import RunDir, hardware, read_json, write_json
-from distill.types import Context, Example, Router
+from distill.runs import RunDir, hardware, read_json
+from distill.types import Context, Example
 
 K = [1, 3, 5, 10, 20, 40]
 """Numbers of neighbours that validation chooses among."""
-RESAMPLES = 2000
 
 
 @dataclass
@@ -211,28 +207,16 @@ OURS = ["encoder", "encoder-int8", "tfidf"]
 
 
 @dataclass
-class Row:
-    """A router's figures, seed by seed."""
-
-    predictions: list[Prediction] = field(default_factory=list)
-    p50_ms: list[float] = field(default_factory=list)
-    train_seconds: list[float] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
 class Bench:
     """One job's folder."""
 
     job: Path
     base: str
     pairs: int
-    samples: int
-    rows: dict[str, Row] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
+    table: Table
 
     def seed(self, seed: int, names: Sequence[str], say: Callable[[str], None]) -> None:
-        """Measure the named routers on one seed; a peer that cannot be is kept in `skipped`."""
+        """Measure the named routers on one seed; a peer that cannot be is named as skipped."""
         dataset = load_dataset(self.job / f"dataset-s{seed}")
         run = self._run("encoder", seed)
         task = Task(
@@ -251,7 +235,7 @@ class Bench:
                 else:
                     self._trained(name, self._run(name, seed), dataset)
             except (MissingExtraError, RouterError) as error:
-                self.skipped[name] = str(error)
+                self.table.skipped[name] = str(error)
                 say(f"{name}: skipped ({error})")
             else:
                 say(f"{name}, seed {seed}: done")
@@ -264,94 +248,29 @@ class Bench:
     def _peer(self, name: str, task: Task, dataset: Dataset) -> None:
         kind, distribution = PEERS[name]
         if distribution is not None:
-            try:
-                metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                raise MissingExtraError("bench", name) from None
+            require_installed(name, distribution)
         start = time.perf_counter()
         peer = kind(task)
-        seconds = time.perf_counter() - start
-        self._decided(name, peer, dataset, seconds)
+        self.table.add(name, peer, dataset, time.perf_counter() - start)
 
     def _exported(self, run: RunDir, dataset: Dataset) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             export(run.path, Path(temporary) / "router")
             router = load_router(Path(temporary) / "router")
-        self._decided("encoder-int8", router, dataset, read_json(run.manifest)["train_seconds"])
-
-    def _decided(self, name: str, router: Router, dataset: Dataset, seconds: float) -> None:
-        examples = list(dataset.examples("test"))
-        decisions = router.decide([example.context for example in examples])
-        found = [
-            Prediction(e.id, e.group, e.label, decision, e.weight, Difficulty.of(e))
-            for e, decision in zip(examples, decisions, strict=True)
-        ]
-        self._add(name, found, router, dataset, seconds)
+        self.table.add("encoder-int8", router, dataset, read_json(run.manifest)["train_seconds"])
 
     def _trained(self, name: str, run: RunDir, dataset: Dataset) -> None:
-        found = load_predictions(run.predictions)
         seconds = read_json(run.manifest)["train_seconds"]
-        self._add(name, found, load_router(run.path), dataset, seconds)
-
-    def _add(
-        self,
-        name: str,
-        found: list[Prediction],
-        router: Router,
-        dataset: Dataset,
-        seconds: float,
-    ) -> None:
-        test = dataset.examples("test")
-        step = max(1, len(test) // self.samples)
-        asked = [test[i].context for i in range(0, len(test), step)]
-        row = self.rows.setdefault(name, Row())
-        row.predictions += found
-        row.p50_ms.append(measure(router, asked, self.samples, 1)["latency_ms"]["p50"])
-        row.train_seconds.append(seconds)
-        row.notes.append(getattr(router, "note", ""))
-
-    def figures(self) -> dict[str, dict[str, Any]]:
-        """By router; `difference` is the encoder's accuracy less the router's."""
-        return {name: self._figures(name) for name in self.rows}
-
-    def _figures(self, name: str) -> dict[str, Any]:
-        row, first = self.rows[name], score(self.rows["encoder"].predictions)
-        scores = score(row.predictions)
-        ids = [[p.id for p in self.rows[key].predictions] for key in ("encoder", name)]
-        assert ids[0] == ids[1], f"{name} decided other examples than the encoder"
-        found = estimate(
-            {"accuracy": accuracy(scores.tool_correct)}, scores.groups, RESAMPLES, scores.weights
-        )["accuracy"]
-        difference = paired_difference(
-            first.tool_correct, scores.tool_correct, scores.groups, RESAMPLES, scores.weights
-        )
-        return {
-            "tool_accuracy": None if found is None else found._asdict(),
-            "difference": difference._asdict(),
-            "p50_ms": float(np.median(row.p50_ms)),
-            "train_seconds": float(np.median(row.train_seconds)),
-            "notes": row.notes,
-        }
+        found = load_predictions(run.predictions)
+        self.table.add(name, load_router(run.path), dataset, seconds, found)
 
 
-def line(name: str, row: dict[str, Any]) -> str:
-    """One line under `HEADER`."""
-    accurate, behind = row["tool_accuracy"], row["difference"]
-    notes = ", ".join(dict.fromkeys(note for note in row["notes"] if note))
-    return (
-        f"{name:<16} {_percent(accurate):>24} {_percent(behind) if name != 'encoder' else '':>24}"
-        f" {row['p50_ms']:>8.2f} {row['train_seconds']:>8.0f}  {notes}"
-    )
-
-
-HEADER = f"{'router':<16} {'tool accuracy, %':>24} {'encoder −, points':>24}   p50 ms  train s"
-
-
-def _percent(figure: dict[str, Any]) -> str:
-    if figure["low"] is None:
-        return f"{100 * figure['value']:.1f}"
-    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+def require_installed(name: str, distribution: str) -> None:
+    """Raise MissingExtraError where a peer's distribution is not installed."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        raise MissingExtraError("bench", name) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -369,22 +288,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     machine = hardware()
     print(f"{describe(machine)}, {torch.get_num_threads()} threads", flush=True)
-    bench = Bench(args.job, args.base, args.pairs, args.samples)
-    # The encoder comes first: the others are measured against it.
-    ordered = ["encoder", *(name for name in args.routers if name != "encoder")]
+    table = Table("encoder", args.samples)
+    bench = Bench(args.job, args.base, args.pairs, table)
     for seed in args.seeds:
-        bench.seed(seed, ordered, lambda said: print(said, file=sys.stderr, flush=True))
-    if "encoder" not in bench.rows:
+        names = ordered("encoder", args.routers)
+        bench.seed(seed, names, lambda said: print(said, file=sys.stderr, flush=True))
+    if "encoder" not in table.rows:
         raise RouterError(args.job, "has no evaluated encoder", "run the job with an encoder")
-    figures = bench.figures()
-    print(HEADER)
-    for name, row in sorted(figures.items(), key=lambda it: -it[1]["tool_accuracy"]["value"]):
-        print(line(name, row))
-    for name, why in bench.skipped.items():
-        print(f"{name:<16} skipped: {why}")
+    table.print()
     if args.output is not None:
-        report = {"hardware": machine, "rows": figures, "skipped": bench.skipped}
-        write_json(args.output, report)
+        table.write(args.output, machine)
 
 
 if __name__ == "__main__":
