@@ -78,11 +78,11 @@ def build(
 
     Example: `distill build traces.jsonl.zst -o dataset split.train=0.7 outcome=succeeded`
     """
-    from distill import pipeline  # noqa: PLC0415
+    from distill.pipeline.build import build_dataset  # noqa: PLC0415
 
     with Display(err) as display:
         data = configs.parse({"traces": traces}, "command line", DataConfig, overrides or ())
-        manifest = pipeline.build_dataset(data, seed, output, display)
+        manifest = build_dataset(data, seed, output, display)
     table = Table("part", "examples", "groups")
     for part, counts in manifest["parts"].items():
         table.add_row(part, str(counts["examples"]), str(counts["groups"]))
@@ -100,12 +100,13 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
 
     On several processes or GPUs: `accelerate launch scripts/train.py CONFIG key=value`
     """
-    from distill import pipeline  # noqa: PLC0415
+    from distill.pipeline.layout import run_dir  # noqa: PLC0415
+    from distill.pipeline.plan import steps  # noqa: PLC0415
 
     job = configs.load(config, overrides or ())
     main = int(os.environ.get("RANK", "0")) == 0
     kinds = ("dataset", "train", "calibrate") if main else ("dataset", "train")
-    plan = [step for step in pipeline.steps(job) if step.name.startswith(kinds)]
+    plan = [step for step in steps(job) if step.name.startswith(kinds)]
     with Display(err if main else Console(quiet=True), [step.cost for step in plan]) as display:
         for step in plan:
             display.step(step.name)
@@ -113,7 +114,7 @@ def train(config: ConfigFile, overrides: Overrides = None) -> None:
     if main:
         for seed in job.seeds:
             for router in job.routers:
-                _say(str(pipeline.run_dir(job, router, seed).path))
+                _say(str(run_dir(job, router, seed).path))
 
 
 @app.command()
@@ -131,12 +132,12 @@ def calibrate(
 
     Example: `distill calibrate runs/quickstart/encoder-s0 --alpha 0.05 --alpha 0.1 --delta 0.1`
     """
-    from distill import pipeline  # noqa: PLC0415
     from distill.evaluation.report import promises  # noqa: PLC0415
+    from distill.pipeline.calibrate import recalibrate  # noqa: PLC0415
     from distill.runs import RunDir  # noqa: PLC0415
 
     with Display(err) as display:
-        file = pipeline.recalibrate(RunDir(run), alpha, delta, display)
+        file = recalibrate(RunDir(run), alpha, delta, display)
     _show(promises(file.thresholds))
     _say(str(RunDir(run).router / "router.json"))
 
@@ -149,12 +150,12 @@ def evaluate(
 
     Example: `distill evaluate runs/quickstart/encoder-s0`
     """
-    from distill import pipeline  # noqa: PLC0415
     from distill.evaluation.report import table  # noqa: PLC0415
+    from distill.pipeline.evaluate import evaluate_run  # noqa: PLC0415
     from distill.runs import RunDir  # noqa: PLC0415
 
     with Display(err) as display:
-        report = pipeline.evaluate_run(RunDir(run), display)
+        report = evaluate_run(RunDir(run), display)
     _show(table(report))
     _say(str(RunDir(run).report))
 
@@ -184,17 +185,18 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 
     Example: `distill run configs/run/quickstart.yaml seeds=[0,1,2]`
     """
-    from distill import pipeline  # noqa: PLC0415
     from distill.evaluation.report import table  # noqa: PLC0415
+    from distill.pipeline.layout import comparison_dir  # noqa: PLC0415
+    from distill.pipeline.plan import steps  # noqa: PLC0415
     from distill.runs import read_json  # noqa: PLC0415
 
     job = configs.load(config, overrides or ())
-    plan = pipeline.steps(job)
+    plan = steps(job)
     with Display(err, [step.cost for step in plan]) as display:
         for step in plan:
             display.step(step.name)
             step.do(display)
-    folder = pipeline.comparison_dir(job)
+    folder = comparison_dir(job)
     _show(table(read_json(folder / "report.json")))
     _say(f"Report: {(folder / 'report.html').resolve()}")
 

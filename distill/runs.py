@@ -153,6 +153,11 @@ class RunDir:
         """Whether the run finished training; only then is `router/` complete."""
         return self.manifest.is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is training in the run that another config or dataset must not continue."""
+        return self.whole or any(self.checkpoints.glob("checkpoint-*"))
+
     def require_whole(self) -> None:
         """Raise RouterError unless the run is whole."""
         if not self.whole:

@@ -200,7 +200,7 @@ def open_dataset(folder: Path | None, temporary: Path) -> Dataset:
     """The dataset in `folder`, or the embedded sample's, built under `temporary`."""
     if folder is not None:
         return load_dataset(folder)
-    from distill.pipeline import build_dataset  # noqa: PLC0415  (readers of a folder need less)
+    from distill.pipeline.build import build_dataset  # noqa: PLC0415  (readers of a folder need less)
 
     build_dataset(DataConfig(), 0, temporary / "dataset", silent)
     return load_dataset(temporary / "dataset")

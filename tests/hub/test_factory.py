@@ -10,9 +10,10 @@ from evaluation.schema import REPORT
 from small_shop import job_values, write_traces
 
 from distill import config as configs
-from distill import pipeline
 from distill.config import RunConfig
 from distill.hub.folder import prepare
+from distill.pipeline.evaluate import evaluate_run
+from distill.pipeline.train import train_router
 from distill.progress import silent
 from distill.runs import RunDir, read_json
 
@@ -26,8 +27,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     write_traces(folder / "traces.jsonl")
     routers = {"majority": {"kind": "majority"}}
     job = configs.parse(job_values(folder, routers=routers), "test", RunConfig)
-    run = pipeline.train_router(job, "majority", 0, silent)
-    pipeline.evaluate_run(run, silent)
+    run = train_router(job, "majority", 0, silent)
+    evaluate_run(run, silent)
     return run
 
 

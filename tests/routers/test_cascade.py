@@ -9,10 +9,13 @@ import pytest
 from small_shop import PARTS, job_values, write_traces
 
 from distill import config as configs
-from distill import load_router, pipeline
+from distill import load_router
 from distill.config import CascadeConfig, RunConfig
 from distill.dataset.verify import check_arguments
 from distill.errors import ConfigError, RouterError
+from distill.pipeline.layout import comparison_dir, run_dir
+from distill.pipeline.plan import steps
+from distill.pipeline.train import train_router
 from distill.progress import silent
 from distill.routers.cascade import CascadeRouter
 from distill.routers.folder import RouterFile, read_router_file
@@ -90,13 +93,13 @@ def done(config_of: Any, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     evaluation = {"bootstrap": 100, "latency_samples": 4, "max_examples": 12}
     values = job_values(folder, routers=routers, evaluation=evaluation, risk={"max_examples": 12})
     job = configs.parse(values, "test", RunConfig)
-    for step in pipeline.steps(job):
+    for step in steps(job):
         step.do(silent)
     return job
 
 
 def test_a_job_puts_it_together_after_its_stages(done: RunConfig) -> None:
-    report = read_json(pipeline.comparison_dir(done) / "report.json")
+    report = read_json(comparison_dir(done) / "report.json")
     entries = {entry["name"]: entry for entry in report["routers"]}
     both, small, writer = (entries[name] for name in ("both", "small", "writer"))
     assert both["tool_accuracy"]["value"] == small["tool_accuracy"]["value"]
@@ -105,18 +108,18 @@ def test_a_job_puts_it_together_after_its_stages(done: RunConfig) -> None:
     assert sum(stage["share"]["value"] for stage in both["stages"]) == pytest.approx(1)
     assert small["stages"] == []
     for name in ("md", "html"):
-        text = (pipeline.comparison_dir(done) / f"report.{name}").read_text()
+        text = (comparison_dir(done) / f"report.{name}").read_text()
         assert "Stages of a cascade" in text
 
 
 def test_a_stage_trained_again_is_noticed(done: RunConfig, tmp_path: Path) -> None:
     shutil.copytree(done.output, tmp_path / "runs")
     job = done.model_copy(update={"output": tmp_path / "runs"})
-    pipeline.train_router(job, "both", 0, silent)
-    manifest = pipeline.run_dir(job, "small", 0).manifest
+    train_router(job, "both", 0, silent)
+    manifest = run_dir(job, "small", 0).manifest
     manifest.write_text(manifest.read_text().replace('"finished": "20', '"finished": "19'))
     with pytest.raises(ConfigError, match="trained again since; delete that folder"):
-        pipeline.train_router(job, "both", 0, silent)
+        train_router(job, "both", 0, silent)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +135,4 @@ def test_a_stage_trained_again_is_noticed(done: RunConfig, tmp_path: Path) -> No
 def test_stages_must_be_the_jobs(tmp_path: Path, routers: dict[str, Any], words: str) -> None:
     job = configs.parse(job_values(tmp_path, routers=routers), "test", RunConfig)
     with pytest.raises(ConfigError, match=words):
-        pipeline.steps(job)
+        steps(job)

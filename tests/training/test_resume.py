@@ -113,7 +113,7 @@ _KILLED_HARD = """
 import os, signal, sys
 from pathlib import Path
 from distill.config import load
-from distill.pipeline import train_router
+from distill.pipeline.train import train_router
 
 def progress(stage, done, total=None):
     if stage.startswith("training") and done == 6:

@@ -10,7 +10,7 @@ from small_shop import job, rnn, write_traces
 
 from distill.config import RunConfig
 from distill.errors import ConfigError, MissingExtraError
-from distill.pipeline import train_router
+from distill.pipeline.train import train_router
 from distill.progress import silent
 from distill.training import train
 

@@ -11,7 +11,7 @@ from small_shop import PARTS, ask, call, filling, job, job_values, losses, write
 
 from distill.config import EncoderConfig, RunConfig
 from distill.errors import ConfigError, DatasetError
-from distill.pipeline import train_router
+from distill.pipeline.train import train_router
 from distill.progress import silent
 from distill.routers import load_router, pretrained
 from distill.routers.pointers import Missing

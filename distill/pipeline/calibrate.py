@@ -1,0 +1,88 @@
+"""What a trained router's confidences are worth, fitted on its dataset's calibration part."""
+
+import logging
+from dataclasses import replace
+
+from distill import config as configs
+from distill.config import RunConfig
+from distill.evaluation import predictions
+from distill.evaluation.predictions import Prediction
+from distill.pipeline.build import dataset_of
+from distill.progress import Progress
+from distill.routers.folder import RouterFile, read_router_file
+from distill.runs import RunDir, write, write_json
+
+log = logging.getLogger(__name__)
+
+
+def calibrate_run(run: RunDir, progress: Progress) -> RouterFile:
+    """Fit a run's calibration and thresholds into its `router.json`, and return what that holds.
+
+    The calibration part is decided once, with raw confidences; other alphas are fitted on the
+    same decisions. A report that the change makes untrue is written anew, or removed.
+
+    Raises:
+        RouterError: the run is not whole.
+        DatasetError: the dataset it was trained on is gone or has changed.
+        ConfigError: `risk.max_examples` holds no whole group.
+    """
+    from distill.evaluation.calibrate import fit_calibration  # noqa: PLC0415
+    from distill.evaluation.compare import reported_again  # noqa: PLC0415
+    from distill.evaluation.risk import fit_thresholds  # noqa: PLC0415
+
+    run.require_whole()
+    single = configs.load(run.config)
+    before = read_router_file(run.router)
+    made = _calibration_part(run, single, progress)
+    calibration = fit_calibration(made)
+    thresholds = () if calibration is None else fit_thresholds(made, calibration, single.risk)
+    after = replace(before, calibration=calibration, thresholds=tuple(thresholds))
+    if after != before:
+        after.save(run.router)
+        if after.calibration != before.calibration:
+            run.report.unlink(missing_ok=True)
+        elif run.report.is_file():
+            write_json(run.report, reported_again(run, single.evaluation))
+    return after
+
+
+def recalibrate(
+    run: RunDir, alphas: list[float] | None, delta: float | None, progress: Progress
+) -> RouterFile:
+    """`calibrate_run` for other alphas and another delta, which the run's config keeps.
+
+    Errors as `calibrate_run`, and ConfigError for shares that are none.
+    """
+    run.require_whole()
+    values = configs.load(run.config).model_dump(mode="json")
+    if alphas:
+        values["risk"]["alphas"] = alphas
+    if delta is not None:
+        values["risk"]["delta"] = delta
+    write(run.config, configs.dump(configs.parse(values, "command line", RunConfig)))
+    return calibrate_run(run, progress)
+
+
+def _calibration_part(run: RunDir, single: RunConfig, progress: Progress) -> list[Prediction]:
+    """The router's raw decisions on the calibration part, decided now or before."""
+    from distill.evaluation.evaluate import limited, predict  # noqa: PLC0415
+    from distill.routers.load import load_as  # noqa: PLC0415
+
+    if run.calibration.is_file():
+        return predictions.load(run.calibration)
+    (seed,) = single.seeds
+    examples = dataset_of(run, single).examples("calibration")
+    if not examples:
+        log.warning("%s: no calibration part, so no thresholds (data.split)", run.path.name)
+        return []
+    examples = limited(examples, single.risk.max_examples, seed, "risk.max_examples")
+    # Whatever an earlier fit left is put aside: a calibration is fitted to raw confidences.
+    file = replace(read_router_file(run.router), calibration=None)
+    router = load_as(run.router, file)
+
+    def decided(done: int, total: int) -> None:
+        progress(f"calibrating {run.path.name}", done, total)
+
+    made = predict(router, examples, single.evaluation.batch_size, decided)
+    predictions.save(run.calibration, made)
+    return made
