@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from distill.errors import RouterError
 from distill.hub.record import Record, read_record, require_repo_id
-from distill.runs import RunDir, read_json, write
+from distill.runs import RunDir, read_json
 
 _WHAT = {
     "majority": "the most frequent decision of the training part, a baseline to beat",
@@ -82,11 +82,6 @@ def card(run: RunDir, repo_id: str) -> str:
     """
     require_repo_id(repo_id)
     return render_card(read_record(run), repo_id, run.router)
-
-
-def write_card(run: RunDir, repo_id: str, path: Path) -> None:
-    """Write a run's model card to a file, atomically; errors as `card`."""
-    write(path, card(run, repo_id))
 
 
 def render_card(record: Record, repo_id: str, router_folder: Path) -> str:

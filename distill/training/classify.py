@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
-from distill.config import AttentionConfig, EncoderConfig, LoraConfig, RnnConfig, TrainConfig
+from distill.config import AttentionConfig, EncoderConfig, RnnConfig, TrainConfig
 from distill.render import cut, render_text
 from distill.routers import pretrained
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
@@ -120,18 +120,6 @@ def _in_words(name: str, descriptions: Mapping[str, str]) -> str:
     if name == REPLY:
         return REPLY_IN_WORDS
     return f"{in_words(name)}: {cut(descriptions.get(name, ''), 200)}"
-
-
-def _targets(config: LoraConfig, model: EncoderClassifier) -> str | list[str]:
-    """The layers that LoRA is put on."""
-    if config.targets != "all-linear":
-        return config.targets
-    # PEFT's own "all-linear" takes the pooler too, whose output mean pooling never reads.
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("encoder.") and "pooler" not in name
-    ]
 
 
 def _train(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.errors import HubError, RouterError
-from distill.hub.card import card, render_card, template, write_card
+from distill.hub.card import card, render_card, template
 from distill.hub.record import Record, read_record
 from distill.routers import pretrained
 from distill.runs import write_json
@@ -255,12 +255,6 @@ def test_a_data_part_without_counts_is_refused(tmp_path: Path) -> None:
     dataset = manifest("rnn")["dataset"] | {"parts": {"train": {"examples": 1}}}
     with pytest.raises(RouterError, match=r"lacks dataset\.parts\.train\.groups"):
         card(make_run(tmp_path, "rnn", manifest={"dataset": dataset}), REPO)
-
-
-def test_write_card_writes_the_card(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    write_card(run, REPO, tmp_path / "cards" / "desk.md")
-    assert (tmp_path / "cards" / "desk.md").read_text() == card(run, REPO)
 
 
 def test_the_template_is_a_card_and_nothing_is_left_of_it(tmp_path: Path) -> None:

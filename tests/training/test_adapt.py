@@ -5,15 +5,13 @@ import shutil
 
 import pytest
 import torch
-from small_shop import decoder, encoder, job
+from small_shop import encoder, job
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from distill.config import LoraConfig
 from distill.errors import ConfigError, ModelError
 from distill.training import train
-
-CONFIGS = {"encoder": encoder, "decoder": decoder}
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
