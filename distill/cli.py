@@ -211,13 +211,18 @@ def export(
 ) -> None:
     """Write an encoder as a router folder that ONNX Runtime computes, on a processor.
 
-    Thresholds are for float32 weights: an int8 folder comes without them.
+    int8 weights answer with other confidences, so calibration and thresholds are fitted to these
+    anew, on the run's dataset; without it the folder has none.
 
     Example: `distill export runs/quickstart/encoder-s0 -o encoder-int8`
     """
-    from distill.routers.export import export as export_router  # noqa: PLC0415
+    from distill.evaluation.report import promises  # noqa: PLC0415
+    from distill.pipeline.export import export_run  # noqa: PLC0415
 
-    export_router(run, output, quantise)
+    with Display(err) as display:
+        file = export_run(run, output, quantise, display)
+    if file.thresholds:
+        _show(promises(file.thresholds))
     _say(str(output))
 
 

@@ -2,9 +2,10 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from distill import config as configs
-from distill.config import RunConfig
+from distill.config import RiskConfig, RunConfig
 from distill.evaluation import predictions
 from distill.evaluation.predictions import Prediction
 from distill.pipeline.build import dataset_of
@@ -26,17 +27,12 @@ def calibrate_run(run: RunDir, progress: Progress) -> RouterFile:
         DatasetError: the dataset it was trained on is gone or has changed.
         ConfigError: `risk.max_examples` holds no whole group.
     """
-    from distill.evaluation.calibrate import fit_calibration  # noqa: PLC0415
     from distill.evaluation.compare import reported_again  # noqa: PLC0415
-    from distill.evaluation.risk import fit_thresholds  # noqa: PLC0415
 
     run.require_whole()
     single = configs.load(run.config)
     before = read_router_file(run.router)
-    made = _calibration_part(run, single, progress)
-    calibration = fit_calibration(made)
-    thresholds = () if calibration is None else fit_thresholds(made, calibration, single.risk)
-    after = replace(before, calibration=calibration, thresholds=tuple(thresholds))
+    after = fitted(before, _decided_once(run, single, progress), single.risk)
     if after != before:
         after.save(run.router)
         if after.calibration != before.calibration:
@@ -63,13 +59,34 @@ def recalibrate(
     return calibrate_run(run, progress)
 
 
-def _calibration_part(run: RunDir, single: RunConfig, progress: Progress) -> list[Prediction]:
-    """The router's raw decisions on the calibration part, decided now or before."""
+def _decided_once(run: RunDir, single: RunConfig, progress: Progress) -> list[Prediction]:
+    """The run's raw decisions on the calibration part, decided now or before."""
+    if run.calibration.is_file():
+        return predictions.load(run.calibration)
+    made = raw_decisions(run.router, run, single, progress)
+    if made:
+        predictions.save(run.calibration, made)
+    return made
+
+
+def raw_decisions(
+    folder: Path, run: RunDir, single: RunConfig, progress: Progress
+) -> list[Prediction]:
+    """What a router folder decides on the calibration part of a run's dataset, uncalibrated.
+
+    Nothing, and a line in the log, where the dataset has no such part.
+
+    Args:
+        folder: the run's router, or what was made of it.
+        single: the run's config.
+
+    Raises:
+        DatasetError: the dataset that the run was trained on is gone or has changed.
+        ConfigError: `risk.max_examples` holds no whole group.
+    """
     from distill.evaluation.evaluate import limited, predict  # noqa: PLC0415
     from distill.routers.load import load_as  # noqa: PLC0415
 
-    if run.calibration.is_file():
-        return predictions.load(run.calibration)
     (seed,) = single.seeds
     examples = dataset_of(run, single).examples("calibration")
     if not examples:
@@ -77,12 +94,19 @@ def _calibration_part(run: RunDir, single: RunConfig, progress: Progress) -> lis
         return []
     examples = limited(examples, single.risk.max_examples, seed, "risk.max_examples")
     # Whatever an earlier fit left is put aside: a calibration is fitted to raw confidences.
-    file = replace(read_router_file(run.router), calibration=None)
-    router = load_as(run.router, file)
+    router = load_as(folder, replace(read_router_file(folder), calibration=None))
 
     def decided(done: int, total: int) -> None:
         progress(f"calibrating {run.path.name}", done, total)
 
-    made = predict(router, examples, single.evaluation.batch_size, decided)
-    predictions.save(run.calibration, made)
-    return made
+    return predict(router, examples, single.evaluation.batch_size, decided)
+
+
+def fitted(file: RouterFile, made: list[Prediction], risk: RiskConfig) -> RouterFile:
+    """The file with the calibration and thresholds that its router's raw decisions support."""
+    from distill.evaluation.calibrate import fit_calibration  # noqa: PLC0415
+    from distill.evaluation.risk import fit_thresholds  # noqa: PLC0415
+
+    calibration = fit_calibration(made)
+    thresholds = () if calibration is None else fit_thresholds(made, calibration, risk)
+    return replace(file, calibration=calibration, thresholds=tuple(thresholds))

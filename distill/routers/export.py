@@ -41,7 +41,8 @@ the transpositions and copies of its parts."""
 def export(source: Path, out: Path, quantise: Quantise = "int8") -> None:
     """Write the router folder `out` that ONNX Runtime serves, replacing an earlier export.
 
-    Calibration and thresholds stay with float32 weights; int8 ones answer with other confidences.
+    Calibration and thresholds stay with float32 weights; int8 ones answer with other confidences,
+    to which they can be fitted anew (`distill.pipeline.export`).
 
     Args:
         source: a run directory or a router folder of an encoder.
@@ -52,7 +53,7 @@ def export(source: Path, out: Path, quantise: Quantise = "int8") -> None:
         MissingExtraError: the extra `onnx` is not installed.
     """
     _require_extra()
-    _require_replaceable(out)
+    require_replaceable(out)
     router = load_router(source)
     if not isinstance(router, EncoderRouter):
         raise RouterError(
@@ -87,7 +88,7 @@ def _require_extra() -> None:
         raise MissingExtraError("onnx", "distill export") from None
 
 
-def _require_replaceable(out: Path) -> None:
+def require_replaceable(out: Path) -> None:
     """Raise RouterError where writing the folder would delete something else."""
     ours = (out / "router.json").is_file() and (out / GRAPH).is_file()
     if out.exists() and not ours and not (out.is_dir() and not any(out.iterdir())):
@@ -161,6 +162,8 @@ def _quiet() -> Iterator[None]:
     """Without the exporters' advice to those who develop models."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
     before = [logger.level for logger in loggers]
+    root = logging.getLogger()
+    handlers = root.handlers[:]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -170,3 +173,4 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+        root.handlers[:] = handlers  # the first message on `logging` itself adds one

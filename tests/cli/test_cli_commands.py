@@ -135,6 +135,17 @@ def test_push_dry_run_writes_a_folder_that_loads(done, finished: Path, tmp_path:
     assert load_router(out).kind == "tfidf"
 
 
+def test_export_shows_what_int8_weights_promise(done, config_of, traces: Path, tmp_path: Path):
+    routers = {"small": config_of("encoder", epochs=1).model_dump(mode="json")}
+    config = write_config(tmp_path, routers=routers, risk={"alphas": [0.9]})
+    (run,) = done("train", config).splitlines()
+    out = tmp_path / "int8"
+    printed = done("export", run, "-o", out)
+    rows = [line for line in printed.splitlines() if line.split()[:1] == ["all"]]
+    assert [row.split()[1] for row in rows] == ["90.0%"]
+    assert printed.splitlines()[-1] == str(out)
+
+
 def test_only_an_encoder_is_exported(fails, finished: Path, tmp_path: Path):
     line = fails("export", finished / "tfidf-s0", "-o", tmp_path / "out")
     assert line == (
