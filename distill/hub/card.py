@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined, Template
 
 from distill.errors import RouterError
-from distill.hub.record import Record, read_record, require_repo_id
+from distill.hub.record import Base, Record, read_record, require_repo_id
 from distill.runs import RunDir, read_json
 
 _WHAT = {
@@ -27,6 +27,8 @@ _WHAT = {
     "open encoder": "a pretrained encoder that matches conversations with the texts of the tools "
     "on offer, its LoRA update merged into the weights",
     "decoder": "a LoRA adapter for a pretrained causal language model",
+    "cascade": "an encoder that chooses the tools, and a decoder that fills in their arguments "
+    "where the encoder has not all of them",
 }
 _CLASSIFICATION = "text-classification"
 _LIBRARIES = {"encoder": "sentence-transformers", "decoder": "peft"}
@@ -93,13 +95,13 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
     quality = [(name, _estimate(measured, key)) for key, name, _ in _QUALITY]
     teacher = [(name, _estimate(record.report["teacher"], key)) for key, name in _TEACHER]
     cost = [(name, _estimate(measured, key)) for key, name in _COST]
-    base = record.base_model or {}
-    variant = _variant(record)
+    chooser, variant = record.chooser["config"], _variant(record)
     return _compiled().render(
         metadata=metadata(record, repo_id).to_yaml(),
         repo_id=repo_id,
         kind=kind,
-        fills=record.router["config"].get("arguments", "none") != "none",
+        open=chooser.get("catalogue") == "open",
+        fills=chooser.get("arguments", "none") != "none",
         variant=variant,
         what=_WHAT[variant],
         manifest=manifest,
@@ -108,11 +110,8 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         environment=manifest["environment"],
         trained_on=manifest["environment"]["hardware"],
         timed_on=record.report["evaluation"]["hardware"],
-        base=_base(record),
-        base_repo=record.base_repo,
-        base_name=base.get("name"),
-        base_argument=record.base_repo or "BASE",
-        base_revision=base.get("revision"),
+        bases={folder: _base(base) for folder, base in record.bases.items()},
+        base=record.bases.get("."),
         license=_license(record),
         tools=record.tools,
         measured=measured,
@@ -122,7 +121,11 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         cost=_present(cost),
         unmeasured=[n for n, e in quality + teacher + cost if e is None],
         risk=[_promise(row) for row in measured.get("risk") or []],
-        settings=yaml.safe_dump(record.router["config"], sort_keys=False).strip(),
+        stages=[_stage(row) for row in measured.get("stages") or []],
+        settings={
+            folder: yaml.safe_dump(file["config"], sort_keys=False).strip()
+            for folder, file in (record.stages or {".": record.router}).items()
+        },
         lora_rank=_served_rank(_lora_rank(router_folder)) if kind == "decoder" else None,
     )
 
@@ -131,6 +134,12 @@ def _promise(row: dict[str, Any]) -> dict[str, Any]:
     """A `risk[]` entry's figures; None where the data supports no threshold."""
     figures = {key: (row.get(key) or {}).get("value") for key in ("coverage", "error")}
     return {key: row.get(key) for key in ("alpha", "delta", "threshold")} | figures
+
+
+def _stage(row: dict[str, Any]) -> dict[str, Any]:
+    """A `stages[]` entry's figures; None where there are none."""
+    names = ("share", "tool_accuracy", "right", "p50")
+    return {"stage": row["stage"]} | {name: _estimate(row, name) for name in names}
 
 
 def metadata(record: Record, repo_id: str) -> ModelCardData:
@@ -157,9 +166,10 @@ def metadata(record: Record, repo_id: str) -> ModelCardData:
                 else {"interval_95": [estimate.low, estimate.high]},
             )
         )
+    repos = list(dict.fromkeys(base.repo for base in record.bases.values() if base.repo))
     tags = ["tool-calling", "function-calling", "routing", "distillation", record.kind]
     return ModelCardData(
-        base_model=record.base_repo,
+        base_model=repos if len(repos) > 1 else next(iter(repos), None),
         license=record.license or "other",
         library_name=_LIBRARIES.get(_variant(record), "tool-router-distill"),
         pipeline_tag=_PIPELINES.get(_variant(record), _CLASSIFICATION),
@@ -218,23 +228,29 @@ def _present(rows: list[tuple[str, Estimate | None]]) -> list[tuple[str, Estimat
 
 
 def _license(record: Record) -> str:
-    """The licence in words; `other` is what hubs call one that they have no name for."""
-    name = record.license or "unknown"
-    return f"{name}, see the base model" if name in ("other", "unknown") else name
+    """The licence in words; of a cascade whose stages differ, each stage's."""
+    each = {folder: _license_in_words(base.license) for folder, base in record.bases.items()}
+    if len(set(each.values())) > 1:
+        return "; ".join(f"{folder}: {words}" for folder, words in each.items())
+    return _license_in_words(record.license)
 
 
-def _base(record: Record) -> str:
-    base = record.base_model
-    if base is None:
-        return "none, trained from scratch"
-    name = record.base_repo
-    text = _md(base["name"]) if name is None else f"[{_md(name)}](https://huggingface.co/{name})"
-    if name not in (None, base["name"]):
-        text += f", as `{_code(base['name'])}`"
-    if base.get("revision"):
-        text += f", revision `{_code(base['revision'])}`"
-    if base.get("sha256"):
-        text += f", SHA-256 `{_code(base['sha256'])}`"
+def _license_in_words(name: str | None) -> str:
+    """`other` is what hubs call a licence that they have no name for."""
+    if name in (None, "other", "unknown"):
+        return f"{name or 'unknown'}, see the base model"
+    return str(name)
+
+
+def _base(base: Base) -> str:
+    name, facts = base.repo, base.facts
+    text = _md(base.name) if name is None else f"[{_md(name)}](https://huggingface.co/{name})"
+    if name not in (None, base.name):
+        text += f", as `{_code(base.name)}`"
+    if facts.get("revision"):
+        text += f", revision `{_code(facts['revision'])}`"
+    if facts.get("sha256"):
+        text += f", SHA-256 `{_code(facts['sha256'])}`"
     return text
 
 

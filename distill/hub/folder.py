@@ -8,6 +8,7 @@ This module knows nothing of the network: what a hub says of the base model is t
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from distill.errors import HubError, RouterError
 from distill.hub.card import render_card
-from distill.hub.record import Record, is_local, read_record, require_repo_id
+from distill.hub.record import Base, is_local, read_record, require_repo_id
 from distill.runs import RunDir, new_folder, read_json, write, write_json
 
 PUBLISHED = [
@@ -29,7 +30,9 @@ PUBLISHED = [
     "*.yaml",
     "*.model",
 ]
-"""What is pushed and pulled, as file name patterns; `*.model` is a SentencePiece vocabulary."""
+"""What is pushed and pulled, as file name patterns; `*.model` is a SentencePiece vocabulary.
+
+No `*.onnx`: an export has no report that measured it, so a card would state another router's."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".npy", ".npz")
 
@@ -51,44 +54,51 @@ _SECRETS = [
 _SECRET = re.compile(b"|".join(_SECRETS), re.IGNORECASE)
 
 
-def prepare(run: RunDir, repo_id: str, out: Path, *, base_license: str | None = None) -> list[Path]:
+def prepare(
+    run: RunDir, repo_id: str, out: Path, *, licenses: Mapping[str, str] | None = None
+) -> list[Path]:
     """Write the folder that is published.
 
     Args:
         run: a finished, evaluated run.
         repo_id: the repository as `owner/name`; the card speaks of it.
         out: where to; a folder prepared earlier is replaced, any other must be empty.
-        base_license: what the base model is under, where the run itself does not know it.
+        licenses: what base models are under, by their names on a hub, where the run itself does
+            not know it.
 
     Returns:
         The files written, sorted.
 
     Raises:
         HubError: a bad `repo_id`, or something that must not be published: a secret, a path of
-            this machine, a pickle, a file of unknown kind.
+            this machine, a pickle, a file of unknown kind, an exported router.
         RouterError: the run is not whole, not evaluated, or its files are damaged.
     """
     require_repo_id(repo_id)
     require_replaceable(out)
-    record = read_record(run)
-    if base_license is not None and record.license is None:
-        record = record.with_license(base_license)
+    record = read_record(run).with_licenses(licenses or {})
     sources = _router_files(run.router)
-    if record.base_is_local and (run.router / "adapter_config.json").is_file():
-        raise HubError(
-            run.router,
-            "an adapter for a model that is a folder of this machine: nobody else could load it",
-            "publish the base model and train with its hub name",
-        )
+    for name, base in record.bases.items():
+        if base.is_local and (run.router / name / "adapter_config.json").is_file():
+            raise HubError(
+                run.router / name,
+                "an adapter for a model in a folder of this machine: nobody else could load it",
+                "publish the base model and train with its hub name",
+            )
     with new_folder(out) as fresh:
         for source in sources:
-            target = fresh / source.relative_to(run.router)
+            if source.name == "README.md":
+                continue  # PEFT's own; the repository's is the card
+            inside = source.relative_to(run.router)
+            target = fresh / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.suffix == ".json":
-                _copy_json(source, target, record)
+                _copy_json(source, target, record.base_of(inside))
             else:
                 shutil.copyfile(source, target)
-        # These replace the copies: without paths, and PEFT's own README.md gives way to the card.
+        # These replace the copies: without paths.
+        for name, stage in record.stages.items():
+            write_json(fresh / name / "router.json", stage)
         write_json(fresh / "router.json", record.router)
         write_json(fresh / "manifest.json", record.manifest)
         write_json(fresh / "report.json", record.report)
@@ -145,17 +155,18 @@ def _require_safetensors(path: Path) -> None:
         raise RouterError(path, f"not safetensors ({error})", "train the router again") from None
 
 
-def _copy_json(source: Path, target: Path, record: Record) -> None:
+def _copy_json(source: Path, target: Path, base: Base | None) -> None:
     """Copy as it is, unless the file says which folder here a model was loaded from."""
     value: Any = read_json(source)
     loaded_from = {
         key: str(value[key]) for key in _PATH_KEYS if isinstance(value, dict) and value.get(key)
     }
-    local = [k for k, place in loaded_from.items() if record.base_is_local or is_local(place)]
+    is_ours = base is not None and base.is_local
+    local = [key for key, place in loaded_from.items() if is_ours or is_local(place)]
     if not local:
         shutil.copyfile(source, target)
         return
-    name = record.base_repo or (record.base_model or {}).get("name")
+    name = None if base is None else base.repo or base.name
     write_json(target, value | dict.fromkeys(local, name))
 
 

@@ -1,4 +1,4 @@
-"""What a hub says about the licence of a base model, asked when a router is published.
+"""What a hub says about the licences of base models, asked when a router is published.
 
 Training may be offline and must not wait for it, so it is asked here, and only where the run does
 not know. No answer is an answer, too: nothing here raises.
@@ -17,8 +17,8 @@ PATIENCE = 10.0
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 
 
-def license_on_hub(record: Record, api: HfApi, *, timeout: float = PATIENCE) -> str | None:
-    """The licence in the card of the record's base model, in the hub's words.
+def licenses_on_hub(record: Record, api: HfApi, *, timeout: float = PATIENCE) -> dict[str, str]:
+    """The licences in the cards of the record's base models, in the hub's words, by their names.
 
     Args:
         record: a run; only what it does not know is asked for.
@@ -26,13 +26,19 @@ def license_on_hub(record: Record, api: HfApi, *, timeout: float = PATIENCE) -> 
         timeout: seconds; more than `PATIENCE` is not waited.
 
     Returns:
-        None where the run knows it, where the model is on no hub, and where the hub does not
-        answer or does not say.
+        Nothing of a model whose licence the run knows, that is on no hub, or of which the hub does
+        not answer or does not say.
     """
-    repo = record.base_repo
-    if repo is None or record.license is not None:
-        return None
-    revision = (record.base_model or {}).get("revision")
+    found = {}
+    for base in record.bases.values():
+        if base.repo is not None and base.license is None:
+            stated = _stated(base.repo, base.facts.get("revision"), api, timeout)
+            if stated is not None:
+                found[base.repo] = stated
+    return found
+
+
+def _stated(repo: str, revision: str | None, api: HfApi, timeout: float) -> str | None:
     try:
         info = api.model_info(repo, revision=revision, timeout=min(timeout, PATIENCE))
     except (HTTPError, OSError, RuntimeError, ValueError, KeyError, TypeError):

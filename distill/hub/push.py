@@ -25,7 +25,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from distill.errors import HubError, InputError, RouterError
 from distill.hub import folder
 from distill.hub.folder import PUBLISHED, is_published, require_replaceable
-from distill.hub.license import license_on_hub
+from distill.hub.license import licenses_on_hub
 from distill.hub.record import read_record, require_repo_id
 from distill.runs import RunDir, new_folder
 
@@ -47,7 +47,7 @@ def prepare(
     """Write exactly the folder that `push` uploads.
 
     Nothing is sent. The hub is asked one thing, and only where the run does not know it: the
-    licence of its base model. Without an answer the card calls it unknown.
+    licences of its base models. Without an answer the card calls them unknown.
 
     Args:
         run: a finished, evaluated run.
@@ -67,9 +67,8 @@ def prepare(
     require_replaceable(out)
     record = read_record(run)
     api = HfApi(endpoint=endpoint, token=_token(token) or False)
-    return folder.prepare(
-        run, repo_id, out, base_license=license_on_hub(record, api, timeout=timeout)
-    )
+    licenses = licenses_on_hub(record, api, timeout=timeout)
+    return folder.prepare(run, repo_id, out, licenses=licenses)
 
 
 def push(

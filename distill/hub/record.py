@@ -5,8 +5,8 @@ does not hold. This module knows nothing of Markdown and nothing of the network.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,41 @@ _LOCAL = re.compile(r"^(/|~|\.{1,2}/|\\\\|file://|[A-Za-z]:[\\/])")
 
 
 @dataclass(frozen=True)
+class Base:
+    """A base model, by what a run recorded of it."""
+
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the config called it."""
+        return str(self.facts["name"])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it was a folder where the router was trained.
+
+        No look at this machine's files can tell: a relative path leads elsewhere from elsewhere.
+        """
+        # Runs older than this key recorded a folder as its bare name.
+        origin = str(self.facts.get("origin") or self.name)
+        return bool(self.facts.get("local", "/" not in origin))
+
+    @property
+    def repo(self) -> str | None:
+        """Its name on a hub, mostly `owner/name`; None where it has no such name."""
+        # A packaged model's `origin` is the hub's name for the same weights.
+        name = self.facts.get("origin") or self.name
+        return name if not self.is_local and _is_repo_name(name) else None
+
+    @property
+    def license(self) -> str | None:
+        """In the hub's words; None where the run does not know it."""
+        found = self.facts.get("license")
+        return found.lower() if isinstance(found, str) and found else None
+
+
+@dataclass(frozen=True)
 class Record:
     """The run's files as JSON values."""
 
@@ -63,6 +98,8 @@ class Record:
     report: dict[str, Any]
     router: dict[str, Any]
     config: dict[str, Any]
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of a cascade: each stage's `router.json`, by its folder within the router's."""
 
     @property
     def kind(self) -> str:
@@ -80,49 +117,47 @@ class Record:
         return [tool.name for tool in parse_tools([e["tool"] for e in self.router["catalogue"]])]
 
     @property
-    def base_model(self) -> dict[str, Any] | None:
-        value: dict[str, Any] | None = self.manifest["base_model"]
-        return value
+    def chooser(self) -> dict[str, Any]:
+        """`router.json` of what chooses the tools: of a cascade, its first stage."""
+        return next(iter(self.stages.values()), self.router)
 
     @property
-    def base_is_local(self) -> bool:
-        """Whether the base model was a folder where the router was trained.
+    def bases(self) -> dict[str, Base]:
+        """Base models, by the folder within the router's that was made of them (`.`: all of it)."""
+        found = {folder: stage["base_model"] for folder, stage in self.stages.items()}
+        found = found or {".": self.manifest["base_model"]}
+        return {folder: Base(facts) for folder, facts in found.items() if facts is not None}
 
-        No look at this machine's files can tell: a relative path leads elsewhere from elsewhere.
-        """
-        base = self.base_model
-        if base is None:
-            return False
-        # Runs older than this key recorded a folder as its bare name.
-        return bool(base.get("local", "/" not in str(base.get("origin") or base["name"])))
-
-    @property
-    def base_repo(self) -> str | None:
-        """The base model's name on a hub, mostly `owner/name`; None where it has no such name."""
-        base = self.base_model or {}
-        # A packaged model's `origin` is the hub's name for the same weights.
-        name = base.get("origin") or base.get("name")
-        if self.base_is_local or not isinstance(name, str):
-            return None
-        return name if _is_repo_name(name) else None
+    def base_of(self, path: Path) -> Base | None:
+        """The base model that a file was made of, by the file's path within the router's folder."""
+        return self.bases.get(path.parts[0] if self.stages else ".")
 
     @property
     def license(self) -> str | None:
-        """What the published weights are under, in the hub's words; None where it is not known.
+        """What the published weights are under, in the hub's words; None where it is not known, or
+        where stages differ.
 
         A base model's licence goes with what is derived from it. Weights trained from scratch are
         under this project's own.
         """
-        base = self.base_model
-        if base is None:
-            return "apache-2.0"
-        found = base.get("license")
-        return found.lower() if isinstance(found, str) and found else None
+        known = {base.license for base in self.bases.values()} or {"apache-2.0"}
+        return known.pop() if len(known) == 1 else None
 
-    def with_license(self, found: str) -> "Record":
-        """The same record, knowing what licence the base model is under."""
-        base = (self.base_model or {}) | {"license": found}
-        return replace(self, manifest=self.manifest | {"base_model": base})
+    def with_licenses(self, found: Mapping[str, str]) -> "Record":
+        """The same record, knowing the licences of base models, by their names on a hub."""
+
+        def known(facts: dict[str, Any] | None) -> dict[str, Any] | None:
+            base = None if facts is None else Base(facts)
+            if base is None or base.repo is None or base.license is not None:
+                return facts
+            return base.facts | {"license": found.get(base.repo)}
+
+        stages = {
+            folder: stage | {"base_model": known(stage["base_model"])}
+            for folder, stage in self.stages.items()
+        }
+        manifest = self.manifest | {"base_model": known(self.manifest["base_model"])}
+        return replace(self, manifest=manifest, stages=stages)
 
 
 def read_record(run: RunDir) -> Record:
@@ -133,24 +168,52 @@ def read_record(run: RunDir) -> Record:
     Raises:
         RouterError: the run is not whole, one of its files lacks keys (all are named), or the
             files belong to different routers or datasets.
+        HubError: it is an exported router.
     """
+    for folder in (run.path, run.router):
+        _require_no_export(folder)
     run.require_whole()
     manifest = _mapping(run.manifest, read_json(run.manifest), _MANIFEST, "distill train")
     parts = [f"dataset.parts.{name}" for name in manifest["dataset"]["parts"]]
     counts = [f"{part}.{count}" for part in parts for count in ("examples", "groups")]
     base = [] if manifest["base_model"] is None else ["base_model.name"]
     _mapping(run.manifest, manifest, counts + base, "distill train")
-    router_file = run.router / "router.json"
-    router = _mapping(router_file, read_json(router_file), _ROUTER, "distill train")
+    router = _router(run.router, _ROUTER)
+    stages = {}
+    if router["kind"] == "cascade":
+        from distill.routers.cascade import FIRST, SECOND  # noqa: PLC0415  (imports torch)
+
+        keys = [*_ROUTER, "base_model.name"]
+        stages = {name: _router(run.router / name, keys) for name in (FIRST, SECOND)}
     report = _mapping(run.report, read_json(run.report), _REPORT, "distill evaluate")
     config = _mapping(run.config, _read_yaml(run.config), [], "distill train")
     _agree(run, manifest, report, router)
     _mapping(run.report, report["routers"][0], _MEASURED, "distill evaluate")
-    router = dict(router)
+    return Record(
+        without_paths(manifest), without_paths(report), router, without_paths(config), stages
+    )
+
+
+def _require_no_export(folder: Path) -> None:
+    """Raise HubError for a folder that `distill export` wrote: a card has nothing to say of it."""
+    place = folder / "router.json"
+    value = read_json(place) if place.is_file() else None
+    if isinstance(value, dict) and value.get("onnx") is not None:
+        raise HubError(
+            folder,
+            "is exported for ONNX Runtime, and a card's figures would be another router's",
+            "push the run it is from; distill export makes the same of what is pulled",
+        )
+
+
+def _router(folder: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """A `router.json` with these keys, without paths."""
+    place = folder / "router.json"
+    value = dict(_mapping(place, read_json(place), keys, "distill train"))
     for key in ("config", "base_model"):
         # The catalogue stays as it is: a tool may well speak of paths, and its hash must fit.
-        router[key] = without_paths(router.get(key))
-    return Record(without_paths(manifest), without_paths(report), router, without_paths(config))
+        value[key] = without_paths(value.get(key))
+    return value
 
 
 def is_local(text: str) -> bool:

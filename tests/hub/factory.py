@@ -15,7 +15,9 @@ from distill.routers.folder import FORMAT
 from distill.routers.pretrained import PACKAGES, BaseModel
 from distill.runs import RunDir, write, write_json
 
-KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder"]
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder", "cascade"]
+STAGES = ["encoder", "decoder"]
+"""Of a cascade."""
 
 _MINILM = PACKAGES["packaged:minilm"]
 BASES = {
@@ -116,7 +118,7 @@ def report(kind: str) -> dict[str, Any]:
                 "n_distinct": 180,
                 "n_decisions": 240,
                 "n_groups": 38,
-                "fills_arguments": kind == "decoder",
+                "fills_arguments": kind in ("decoder", "cascade"),
                 "tool_accuracy": estimate(0.87654321),
                 "share_of_agreement": 0.96,
                 "call_accuracy": estimate(0.1 + 0.2),
@@ -132,7 +134,7 @@ def report(kind: str) -> dict[str, Any]:
                     "brier": None,
                 },
                 "risk": [],
-                "stages": [],
+                "stages": [stage(name) for name in STAGES] if kind == "cascade" else [],
                 **timing,
                 "train_seconds": 61.25,
                 "llm_calls_saved": None,
@@ -145,9 +147,29 @@ def report(kind: str) -> dict[str, Any]:
     }
 
 
+def stage(name: str) -> dict[str, Any]:
+    """What a cascade's report says of a stage."""
+    figures = {"share": estimate(0.625), "tool_accuracy": estimate(0.75), "right": estimate(0.5)}
+    return {"stage": name, **figures, "p50": 31.25 if name == "encoder" else None}
+
+
 def make_run(path: Path, kind: str = "encoder", **changes: dict[str, Any]) -> RunDir:
     """A whole run directory; `manifest=`, `report=`, `config=` and `router=` replace top keys."""
     run = RunDir(path)
+    settings = _router(run.router, kind, changes.get("router", {}))
+    if kind == "cascade":
+        for name in STAGES:
+            _router(run.router / name, name, {})
+    config = {"name": "demo", "output": "runs", "data": {"traces": "sample:orderdesk"}}
+    config["routers"] = {kind: settings}
+    write(run.config, yaml.safe_dump(config | changes.get("config", {})))
+    write_json(run.report, report(kind) | changes.get("report", {}))
+    write_json(run.manifest, manifest(kind) | changes.get("manifest", {}))
+    return run
+
+
+def _router(folder: Path, kind: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Write a router folder; returns the config that made it."""
     tools = [tool("get_order"), tool("cancel_order")]
     model = {"model": "packaged:minilm"} if kind == "encoder" else {}
     router: dict[str, Any] = {
@@ -160,19 +182,15 @@ def make_run(path: Path, kind: str = "encoder", **changes: dict[str, Any]) -> Ru
         "calibration": None,
         "thresholds": None,
     }
-    config = {"name": "demo", "output": "runs", "data": {"traces": "sample:orderdesk"}}
-    config["routers"] = {kind: router["config"]}
-    write_json(run.router / "router.json", router | changes.get("router", {}))
-    _weights(run.router, kind)
-    write(run.config, yaml.safe_dump(config | changes.get("config", {})))
-    write_json(run.report, report(kind) | changes.get("report", {}))
-    write_json(run.manifest, manifest(kind) | changes.get("manifest", {}))
-    return run
+    write_json(folder / "router.json", router | changes)
+    _weights(folder, kind)
+    config: dict[str, Any] = router["config"]
+    return config
 
 
 def _weights(folder: Path, kind: str) -> None:
     tensor = np.arange(6, dtype=np.float32).reshape(2, 3)
-    if kind == "majority":
+    if kind in ("majority", "cascade"):
         return
     if kind == "decoder":
         save_file({"lora_A": tensor}, folder / "adapter_model.safetensors")

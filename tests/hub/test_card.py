@@ -14,7 +14,7 @@ from distill.errors import HubError, RouterError
 from distill.hub.card import card, render_card, template
 from distill.hub.record import Record, read_record
 from distill.routers import pretrained
-from distill.runs import write_json
+from distill.runs import read_json, write_json
 
 from .factory import KINDS, base_model, estimate, make_run, manifest, report, tool
 
@@ -115,7 +115,8 @@ def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
         "PeftModel": {"decoder"},
         "--enable-lora --max-lora-rank 16": {"decoder"},
         "--enable-auto-tool-choice --tool-call-parser hermes --generation-config vllm": {"decoder"},
-        "Generated arguments": {"decoder"},
+        "Generated arguments": {"decoder", "cascade"},
+        "| Stage |": {"cascade"},
         "`terms.json` lists words": {"tfidf"},
         "`tokenizer.json` lists": {"rnn", "attention"},
         "load_router(pull(": set(KINDS),
@@ -131,6 +132,43 @@ def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
     assert pipelines["encoder"] == "feature-extraction"
     assert pipelines["decoder"] == "text-generation"
     assert pipelines["rnn"] == "text-classification"
+
+
+def test_a_cascades_card_speaks_of_both_stages(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "cascade")
+    text = card(run, REPO)
+    minilm = "sentence-transformers/all-MiniLM-L6-v2"
+    for row in [
+        f"| Base model of `encoder/` | [{minilm}](",
+        "| Base model of `decoder/` | [acme/tiny-lm](",
+        "| Licence | encoder: apache-2.0; decoder: unknown, see the base model |",
+        "| encoder | 0.625 (0.595 to 0.655) | 0.75 (0.72 to 0.78) | 0.5 (0.47 to 0.53) | 31.25 |",
+        "| decoder | 0.625 (0.595 to 0.655) | 0.75 (0.72 to 0.78) | 0.5 (0.47 to 0.53) | – |",
+        "```yaml\n# encoder/\nkind: encoder\n",
+        "```yaml\n# decoder/\nkind: decoder\n",
+    ]:
+        assert row in text
+    head = ModelCard(text).data
+    assert (head.base_model, head.license) == ([minilm, "acme/tiny-lm"], "other")
+    assert head.tags is not None
+    assert "cascade" in head.tags
+    known = render_card(
+        read_record(run).with_licenses({"acme/tiny-lm": "apache-2.0"}), REPO, run.router
+    )
+    assert "| Licence | apache-2.0 |" in known
+    assert ModelCard(known).data.license == "apache-2.0"
+
+
+def test_a_cascades_limits_are_its_encoders(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "cascade")
+    place = run.router / "encoder" / "router.json"
+    config = {"kind": "encoder", "catalogue": "open", "arguments": "extract"}
+    write_json(place, read_json(place) | {"config": config})
+    text = card(run, REPO)
+    assert "**An open catalogue.**" in text
+    assert (
+        "`encoder/arguments/constants.json` lists. A call with any other value is left to" in text
+    )
 
 
 def test_an_open_catalogue_is_not_called_fixed(tmp_path: Path) -> None:

@@ -43,6 +43,32 @@ def test_subfolders_of_a_router_are_kept(tmp_path: Path) -> None:
     assert tmp_path / "out" / "adapter" / "vocab.txt" in prepare(run, REPO, tmp_path / "out")
 
 
+def test_a_cascade_holds_both_stages_freed_of_paths(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "cascade")
+    place = run.router / "encoder" / "router.json"
+    config = {"kind": "encoder", "model": "/home/ann/mini"}
+    base = resolve(str(tmp_path)).describe() | {"name": "/home/ann/mini"}
+    write_json(place, read_json(place) | {"config": config, "base_model": base})
+    out = tmp_path / "out"
+    names = {path.relative_to(out).as_posix() for path in prepare(run, REPO, out)}
+    assert {"encoder/router.json", "encoder/model.safetensors", "decoder/router.json"} < names
+    assert {"decoder/adapter_model.safetensors", "decoder/chat_template.jinja"} < names
+    assert "decoder/README.md" not in names, "PEFT's own"
+    stage = read_json(out / "encoder" / "router.json")
+    assert (stage["config"]["model"], stage["base_model"]["name"]) == ("mini", "mini")
+    assert read_json(out / "encoder" / "config.json")["_name_or_path"] == "mini"
+    adapter = read_json(out / "decoder" / "adapter_config.json")
+    assert adapter["base_model_name_or_path"] == "acme/tiny-lm"
+
+
+def test_a_cascade_with_an_adapter_of_a_local_model_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "cascade")
+    place = run.router / "decoder" / "router.json"
+    write_json(place, read_json(place) | {"base_model": resolve(str(tmp_path)).describe()})
+    with pytest.raises(HubError, match=r"router/decoder: .*nobody else could load it"):
+        prepare(run, REPO, tmp_path / "out")
+
+
 def _delete(*path: str) -> Callable[[RunDir], object]:
     return lambda run: run.path.joinpath(*path).unlink()
 
@@ -91,6 +117,11 @@ REFUSALS: dict[str, tuple[Callable[[RunDir], object], str]] = {
     "not whole": (_delete("manifest.json"), "not a finished run"),
     "not evaluated": (_delete("report.json"), "report.json: missing"),
     "no config": (_delete("config.yaml"), "config.yaml: missing"),
+    "an export": (_set(_router, onnx={"quantise": "int8"}), "is exported for ONNX Runtime"),
+    "a folder of an export": (
+        lambda run: write_json(run.path / "router.json", {"onnx": {"quantise": "int8"}}),
+        "push the run it is from",
+    ),
     "no router": (_delete("router", "router.json"), "router.json: missing"),
     "manifest lacks keys": (_without(_manifest, "dataset", "hash"), "lacks dataset.hash"),
     "manifest lacks more": (_without(_manifest, "teacher"), "lacks teacher.name"),
@@ -249,7 +280,9 @@ def test_a_folder_that_happens_to_be_named_like_the_base_changes_nothing(
 def test_a_licence_is_taken_over_only_where_the_run_knows_none(tmp_path: Path) -> None:
     for kind, known in (("decoder", "mit"), ("encoder", "apache-2.0"), ("rnn", "apache-2.0")):
         out = tmp_path / kind / "out"
-        prepare(make_run(tmp_path / kind / "run", kind), REPO, out, base_license="mit")
+        prepare(
+            make_run(tmp_path / kind / "run", kind), REPO, out, licenses={"acme/tiny-lm": "mit"}
+        )
         assert f"license: {known}\n" in (out / "README.md").read_text()
         base = read_json(out / "manifest.json")["base_model"]
         assert base is None or base["license"] == known

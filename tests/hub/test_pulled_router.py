@@ -19,8 +19,11 @@ from small_shop import PARTS
 from transformers import AutoModel, AutoTokenizer
 
 from distill import load_router
+from distill.config import CascadeConfig
 from distill.hub.push import pull, push
+from distill.routers.cascade import CascadeRouter
 from distill.routers.decoder import DecoderRouter
+from distill.routers.folder import RouterFile, read_router_file
 from distill.runs import RunDir, read_json
 
 from .factory import base_model, make_run
@@ -31,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 REPO = "acme/desk-router"
 CONTEXTS = [example.context for example in PARTS.validation]
-KINDS = ["tfidf", "rnn", "attention", "encoder", "decoder"]
+KINDS = ["tfidf", "rnn", "attention", "encoder", "decoder", "cascade"]
 
 
 @pytest.fixture
@@ -40,21 +43,37 @@ def publish(
 ) -> Callable[[str], RunDir]:
     """Pushes the trained router of a kind to `REPO`; the decoder's base is on the hub, too."""
 
+    def decoder() -> DecoderRouter:
+        router: Any = trained("decoder").router
+        files = {path.name: path.read_bytes() for path in taught_llama.iterdir()}
+        base = default_hub.create("acme/tiny-lm", private=False, files=files)
+        config = {"model": "acme/tiny-lm", "revision": base.head.oid}
+        file = replace(
+            router.file,
+            base_model=base_model("decoder", revision=base.head.oid),
+            config=router.file.config.model_copy(update=config),
+        )
+        return DecoderRouter(file, router.tokenizer, router.model)
+
+    def cascade() -> CascadeRouter:
+        folders = (trained("encoder").folder, tmp_path / "decoder")
+        folders[1].mkdir()
+        decoder().save(folders[1])
+        known = read_router_file(folders[0])
+        return CascadeRouter.of(
+            RouterFile(CascadeConfig(), known.catalogue, known.labels), *folders
+        )
+
     def do(kind: str) -> RunDir:
-        run = make_run(tmp_path / "run", kind)
-        router = trained(kind).router
-        if kind == "decoder":
-            files = {path.name: path.read_bytes() for path in taught_llama.iterdir()}
-            base = default_hub.create("acme/tiny-lm", private=False, files=files)
-            found = base_model("decoder", revision=base.head.oid)
-            config = {"model": "acme/tiny-lm", "revision": base.head.oid}
-            file = replace(
-                router.file,
-                base_model=found,
-                config=router.file.config.model_copy(update=config),
-            )
-            router = DecoderRouter(file, router.tokenizer, router.model)
-            run = make_run(tmp_path / "run", kind, manifest={"base_model": found})
+        changes = {}
+        if kind == "cascade":
+            router: Any = cascade()
+        elif kind == "decoder":
+            router = decoder()
+            changes["manifest"] = {"base_model": router.file.base_model}
+        else:
+            router = trained(kind).router
+        run = make_run(tmp_path / "run", kind, **changes)
         shutil.rmtree(run.router)
         run.router.mkdir()
         router.save(run.router)

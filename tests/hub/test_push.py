@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from distill.errors import HubError, RouterError
 from distill.hub.push import prepare, pull, push
-from distill.runs import RunDir
+from distill.runs import RunDir, read_json, write_json
 
 from .factory import base_model, make_run
 from .fake_hub import TOKEN, FakeHub
@@ -33,7 +33,7 @@ def published(hub: FakeHub, repo_id: str = REPO) -> dict[str, bytes]:
     return files
 
 
-@pytest.mark.parametrize("kind", ["tfidf", "encoder", "decoder"])
+@pytest.mark.parametrize("kind", ["tfidf", "encoder", "decoder", "cascade"])
 def test_dry_run_push_and_pull_hold_the_same_bytes(hub: FakeHub, tmp_path: Path, kind: str) -> None:
     run = make_run(tmp_path / "run", kind)
     prepare(run, REPO, tmp_path / "dry", endpoint=hub.endpoint)
@@ -90,6 +90,18 @@ def test_the_base_models_licence_is_asked_of_the_hub(hub: FakeHub, tmp_path: Pat
     push(run, REPO, endpoint=hub.endpoint)
     assert licence(tmp_path / "dry") == "mit"
     assert content(tmp_path / "dry") == published(hub)
+
+
+def test_the_licence_of_a_cascades_stage_is_asked_of_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    hub.create("acme/tiny-lm", private=False, files={"README.md": b"---\nlicense: MIT\n---\n"})
+    run = make_run(tmp_path / "run", "cascade")
+    place = run.router / "decoder" / "router.json"
+    base = base_model("decoder", revision=hub.repos["acme/tiny-lm"].head.oid)
+    write_json(place, read_json(place) | {"base_model": base})
+    prepare(run, REPO, tmp_path / "dry", endpoint=hub.endpoint)
+    card = (tmp_path / "dry" / "README.md").read_text()
+    assert "| Licence | encoder: apache-2.0; decoder: mit |" in card
+    assert read_json(tmp_path / "dry/decoder/router.json")["base_model"]["license"] == "mit"
 
 
 @pytest.mark.parametrize(
