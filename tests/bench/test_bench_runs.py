@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_shop import ask, decoder, encoder, examples, job, job_values, rnn, write_traces
+from small_shop import (
+    ask,
+    decoder,
+    encoder,
+    examples,
+    job,
+    job_values,
+    open_encoder,
+    rnn,
+    write_traces,
+)
 
 from distill.config import RunConfig
 from distill.dataset import load_dataset
@@ -142,6 +152,15 @@ def test_a_measured_decoder_writes_as_much_as_asked(
         assert len(written) == int(name.rpartition(" ")[2])
 
 
+def not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every peer's distribution a missing one."""
+
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+
+
 def test_peers_are_compared_with_the_encoder_of_a_job(
     script: Any, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -151,10 +170,7 @@ def test_peers_are_compared_with_the_encoder_of_a_job(
     for step in steps(RunConfig.model_validate(job_values(tmp_path, routers=routers))):
         step.do(silent)
 
-    def version(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", version)
+    not_installed(monkeypatch)
     job, output = tmp_path / "runs/shop", tmp_path / "figures.json"
     asked = ["encoder", "tfidf", "knn", "semantic-router", "setfit"]
     options = ["--base", str(tiny_bert), "--samples", "2", "--output", str(output)]
@@ -174,6 +190,31 @@ def test_peers_are_compared_with_the_encoder_of_a_job(
     assert rows["knn"]["notes"][0].startswith("k = ")
     for name in ("semantic-router", "setfit"):
         assert "pip install 'tool-router-distill[bench]'" in report["skipped"][name]
+
+
+def test_open_peers_are_compared_with_an_open_encoder(
+    script: Any, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_traces(tmp_path / "traces.jsonl")
+    config = open_encoder(tiny_bert, epochs=1, evaluations=1).model_dump(mode="json")
+    values = job_values(tmp_path, routers={"open": config})
+    for step in steps(RunConfig.model_validate(values)):
+        step.do(silent)
+    not_installed(monkeypatch)
+    job, output = tmp_path / "runs/shop", tmp_path / "figures.json"
+    options = ["--base", str(tiny_bert), "--samples", "2", "--output", str(output)]
+    script("open_peers").main([str(job), *options])
+    report = json.loads(output.read_bytes())
+    rows = report["rows"]
+    assert list(rows) == ["encoder", "bm25", "cosine", "knn"]
+    (evaluated,) = read_json(job / "open-s0" / "report.json")["routers"]
+    expected = evaluated["tool_accuracy"]["value"]
+    assert rows["encoder"]["tool_accuracy"]["value"] == pytest.approx(expected)
+    for name in ("bm25", "cosine", "knn"):
+        behind = expected - rows[name]["tool_accuracy"]["value"]
+        assert rows[name]["difference"]["value"] == pytest.approx(behind)
+        assert "calls" in rows[name]["notes"][0] or "threshold" in rows[name]["notes"][0]
+    assert "pip install 'tool-router-distill[bench]'" in report["skipped"]["semantic-router"]
 
 
 def test_benchmarks_learn_what_routers_are_trained_on(
