@@ -1,11 +1,11 @@
 """Our encoder with an open catalogue beside other ways to find tools never seen in training.
 
-    encoder          the job's trained run
-    bm25             BM25 of request and tool, over words
-    cosine           cosine of the untuned base model's embeddings of request and tool (zero-shot)
-    knn              the likeness of the most similar training request that called the tool
-    semantic-router  aurelio's, with the same base as its local encoder: a route for each tool on
-                     offer anywhere, the tool's text its only utterance
+    encoder   the job's trained run
+    bm25      BM25 of request and tool, over words
+    cosine    cosine of the untuned base model's embeddings of request and tool: zero-shot, and
+              what semantic-router ranks by that is given a route for each tool, the tool's
+              text its utterance
+    knn       the likeness of the most similar training request that called the tool
 
 All read the text that the encoder reads of the request and of the tools. A peer scores tools and
 does not say how many are meant: it calls the best, and those that come within a margin of it and
@@ -14,10 +14,8 @@ mostly called there, whichever is better.
 `encoder −` is the paired difference, with its 95% interval from a bootstrap over groups. Times are
 of one decision, the tools' embeddings known (as the encoder knows its own).
 
-A peer that is not installed is named with the command that installs it. Nothing is fetched.
-
 Example:
-    HF_HUB_OFFLINE=1 python scripts/bench/open_peers.py runs/seal-tools --run open --seeds 0 1 2
+    python scripts/bench/open_peers.py runs/seal-tools --run open --seeds 0 1 2
 """
 
 import argparse
@@ -35,12 +33,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from machine import describe
-from peers import require_installed
 from table import Table, ordered
 
 from distill.dataset import load_dataset
 from distill.dataset.vote import vote
-from distill.errors import InputError, MissingExtraError, RouterError
+from distill.errors import InputError, RouterError
 from distill.evaluation.predictions import load as load_predictions
 from distill.routers import candidates, load_router, pretrained
 from distill.routers.encoder import mean
@@ -210,33 +207,10 @@ class Neighbours(Cosine):
         return np.array([max(alike[self.callers.get(tool, [])], default=0.0) for tool in tools])
 
 
-class SemanticRouter(Peer):
-    """Routes are added as tools appear."""
-
-    def prepare(self) -> None:
-        require_installed("semantic-router", "semantic-router")
-        from semantic_router.encoders.local import LocalEncoder  # noqa: PLC0415
-        from semantic_router.routers.indexed import IndexedRouter  # noqa: PLC0415
-
-        self.router = IndexedRouter(LocalEncoder(name=self.task.base.source), [])
-        self.routes: set[str] = set()
-
-    def scores(self, text: str, tools: list[str]) -> Floats:
-        from semantic_router import Route  # noqa: PLC0415
-
-        new = [tool for tool in dict.fromkeys(tools) if tool not in self.routes]
-        if new:
-            self.router.add([Route(name=tool, utterances=[tool]) for tool in new])
-            self.routes |= set(new)
-        found = {choice.name: choice.similarity_score for choice in self.router(text, limit=None)}
-        return np.array([found.get(tool) or 0.0 for tool in tools])
-
-
 PEERS: dict[str, type[Peer]] = {
     "bm25": Bm25,
     "cosine": Cosine,
     "knn": Neighbours,
-    "semantic-router": SemanticRouter,
 }
 
 
@@ -268,12 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 seconds = read_json(run.manifest)["train_seconds"]
                 table.add(name, ours, dataset, seconds, load_predictions(run.predictions))
                 continue
-            try:
-                start = time.perf_counter()
-                peer = PEERS[name](task)
-            except MissingExtraError as error:
-                table.skipped[name] = str(error)
-                continue
+            start = time.perf_counter()
+            peer = PEERS[name](task)
             table.add(name, peer, dataset, time.perf_counter() - start)
             print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
     table.print()
