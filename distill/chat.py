@@ -228,14 +228,19 @@ def message_json(message: Message) -> dict[str, Any]:
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
-    """The decision for files of ours: action, calls, confidence, scores, stage."""
-    return {
+    """The decision for files of ours; `error` and `usage` only where there is one."""
+    value: dict[str, Any] = {
         "action": decision.action,
         "calls": [call_json(call) for call in decision.calls],
         "confidence": decision.confidence,
         "scores": dict(decision.scores),
         "stage": decision.stage,
     }
+    if decision.error is not None:
+        value["error"] = decision.error
+    if decision.usage is not None:
+        value["usage"] = usage_json(decision.usage)
+    return value
 
 
 def parse_decision(value: Mapping[str, Any]) -> Decision:
@@ -246,7 +251,21 @@ def parse_decision(value: Mapping[str, Any]) -> Decision:
         value.get("confidence"),
         value.get("scores") or {},
         value.get("stage"),
+        value.get("error"),
+        None if value.get("usage") is None else parse_usage(value["usage"]),
     )
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """The usage under our names; `cached_tokens` only where it is known."""
+    value = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "llm_calls": usage.llm_calls,
+        "duration_ms": usage.duration_ms,
+    }
+    cached = usage.cached_tokens
+    return value if cached is None else value | {"cached_tokens": cached}
 
 
 def trace_json(trace: Trace) -> dict[str, Any]:
@@ -259,12 +278,7 @@ def trace_json(trace: Trace) -> dict[str, Any]:
         "tools": [tool_json(tool) for tool in trace.tools],
         "messages": [message_json(message) for message in trace.messages],
         "outcome": {"success": trace.outcome.success, "reward": trace.outcome.reward},
-        "usage": {
-            "input_tokens": trace.usage.input_tokens,
-            "output_tokens": trace.usage.output_tokens,
-            "llm_calls": trace.usage.llm_calls,
-            "duration_ms": trace.usage.duration_ms,
-        },
+        "usage": usage_json(trace.usage),
     }
     return value if trace.decisions is None else value | {"decisions": list(trace.decisions)}
 
@@ -310,15 +324,20 @@ def _verdict(value: Any, place: str) -> bool | None:
 
 
 def parse_usage(value: Any) -> Usage:
-    """Read `usage` under our names or the API's (`prompt_tokens`, `completion_tokens`).
+    """Read `usage` under our names or the API's (`prompt_tokens`, `completion_tokens`,
+    `prompt_tokens_details.cached_tokens`).
 
     What is no number from 0 to `MAX_AMOUNT` is not known, and so is a count with a fraction.
     """
     if not isinstance(value, dict):
         return Usage()
 
+    details = value.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    stated = {"cached_tokens": cached, **value}
+
     def amount(*names: str) -> float | None:
-        numbers = (value.get(name) for name in names)
+        numbers = (stated.get(name) for name in names)
         found = next((number for number in numbers if _is_number(number)), None)
         return found if found is not None and 0 <= found <= MAX_AMOUNT else None
 
@@ -331,6 +350,7 @@ def parse_usage(value: Any) -> Usage:
         count("output_tokens", "completion_tokens"),
         count("llm_calls"),
         amount("duration_ms", "latency_ms"),
+        count("cached_tokens"),
     )
 
 

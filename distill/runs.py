@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import orjson
@@ -43,6 +44,17 @@ _REPORTED_LIBRARIES = [
 ]
 
 
+_reading_umask = Lock()
+
+
+def _umask() -> int:
+    """The process's umask. To read it is to set it, so two threads must not do so at once."""
+    with _reading_umask:
+        umask = os.umask(0)
+        os.umask(umask)
+        return umask
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Fill a temporary file beside `path`; it takes the name only when the block succeeds."""
@@ -53,9 +65,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -74,10 +74,17 @@ class Decision:
     scores: Mapping[str, float] = field(default_factory=dict)
     stage: str | None = field(default=None, compare=False)
     """Which of a cascade's routers had the last word; None of any other router."""
+    error: str | None = field(default=None, compare=False)
+    """Why no decision could be had, as `reason` or `reason: details`. Such a decision is a reply,
+    so that the LLM is asked, and counts neither as right nor as wrong."""
+    usage: "Usage | None" = field(default=None, compare=False)
+    """What the request to an LLM that decided took; None where none was asked."""
 
     def __post_init__(self) -> None:
         if bool(self.calls) != (self.action == "call"):
             raise ValueError(f"a {self.action!r} decision with {len(self.calls)} calls")
+        if self.error is not None and self.calls:
+            raise ValueError("a decision that could not be had, with calls")
 
     @property
     def tools(self) -> tuple[str, ...]:
@@ -106,7 +113,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the teacher spent on the whole trace; None where the log does not say."""
+    """What an LLM spent, on a whole trace or on one request; None where the log does not say."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -114,6 +121,8 @@ class Usage:
     """Requests to the LLM; `input_tokens` and `output_tokens` are the sums over them."""
     duration_ms: float | None = None
     """Milliseconds that the requests took together, tools and users not counted."""
+    cached_tokens: int | None = None
+    """Of the input tokens, those that the endpoint had kept from earlier requests."""
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,9 @@ def test_usage_has_our_names_or_the_apis():
     assert chat.parse_usage({"prompt_tokens": 3, "completion_tokens": 4}) == Usage(3, 4)
     assert chat.parse_usage({"latency_ms": 7.5}) == Usage(duration_ms=7.5)
     assert chat.parse_usage(None) == Usage()
+    kept = {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 8}}
+    assert chat.parse_usage(kept) == Usage(9, cached_tokens=8)
+    assert chat.parse_usage({"prompt_tokens": 9, "prompt_tokens_details": "all"}) == Usage(9)
 
 
 @pytest.mark.parametrize("amount", ["many", True, -1, 0.5, 2**53 + 1, 2**63, 1e300, [3], None])

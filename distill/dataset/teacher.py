@@ -21,7 +21,7 @@ class TeacherTally:
         self._names: set[str] = set()
         self._graded = self._successes = 0
         self._latencies_ms = array("d")
-        self._tokens = self._token_decisions = 0
+        self._input = self._output = self._token_decisions = 0
 
     def grade(self, outcome: Outcome) -> None:
         """Count one trace towards the success rate, whatever the outcome filter says."""
@@ -36,11 +36,13 @@ class TeacherTally:
         if usage.duration_ms is not None and usage.llm_calls:
             self._latencies_ms.append(usage.duration_ms / usage.llm_calls)
         if usage.input_tokens is not None and usage.output_tokens is not None:
-            self._tokens += usage.input_tokens + usage.output_tokens
+            self._input += usage.input_tokens
+            self._output += usage.output_tokens
             self._token_decisions += decisions
 
     def summary(self) -> dict[str, Any]:
-        """name, success_rate (of graded traces), latency_ms per LLM call, tokens_per_decision."""
+        """name, success_rate (of graded traces), latency_ms per LLM call, tokens_per_decision and
+        what these are the sum of."""
         latency = None
         if self._latencies_ms:
             p50, p95 = np.percentile(np.frombuffer(self._latencies_ms), [50, 95])
@@ -50,8 +52,14 @@ class TeacherTally:
             "name": ", ".join(sorted(self._names)) or None,
             "success_rate": self._successes / self._graded if self._graded else None,
             "latency_ms": latency,
-            "tokens_per_decision": self._tokens / decisions if decisions else None,
+            "tokens_per_decision": _share(self._input + self._output, decisions),
+            "input_tokens_per_decision": _share(self._input, decisions),
+            "output_tokens_per_decision": _share(self._output, decisions),
         }
+
+
+def _share(tokens: int, decisions: int) -> float | None:
+    return tokens / decisions if decisions else None
 
 
 def agreement(observations: Iterable[Sequence[int]]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ Files and their lines are not known here.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.chat import MAX_AMOUNT, canonical, parse_outcome, parse_usage
@@ -111,7 +111,7 @@ def _conversation(
         tools=exchange.tools,
         messages=exchange.messages,
         outcome=outcome,
-        usage=Usage(tokens.input_tokens, tokens.output_tokens, 1, duration),
+        usage=replace(tokens, llm_calls=1, duration_ms=duration),
         decisions=(len(exchange.messages) - 1,),
     )
     extra = {key: item for key, item in value.items() if key not in _OWN_KEYS}
@@ -153,6 +153,7 @@ def _summed(a: Usage, b: Usage) -> Usage:
         total(a.output_tokens, b.output_tokens),
         total(a.llm_calls, b.llm_calls),
         total(a.duration_ms, b.duration_ms),
+        total(a.cached_tokens, b.cached_tokens),
     )
 
 

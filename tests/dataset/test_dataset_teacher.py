@@ -47,6 +47,8 @@ def test_a_silent_log_says_nothing() -> None:
         "success_rate": None,
         "latency_ms": None,
         "tokens_per_decision": None,
+        "input_tokens_per_decision": None,
+        "output_tokens_per_decision": None,
     }
 
 
@@ -66,3 +68,5 @@ def test_rates_count_only_traces_that_say() -> None:
     assert got["success_rate"] == pytest.approx(2 / 3)
     assert got["latency_ms"] == pytest.approx({"p50": 600, "p95": 690})
     assert got["tokens_per_decision"] == pytest.approx(200 / 3)
+    assert got["input_tokens_per_decision"] == pytest.approx(170 / 3)
+    assert got["output_tokens_per_decision"] == pytest.approx(30 / 3)
