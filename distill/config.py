@@ -6,12 +6,21 @@ Secrets never stand in a config: they come from the environment.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import date as Date  # noqa: N812  (a field is called `date`)
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_origin
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from distill.errors import ConfigError
 
@@ -293,11 +302,63 @@ class CascadeConfig(Config):
     """The name of the job's router of kind `decoder` that fills arguments."""
 
 
+class EndpointConfig(Config):
+    """A large LLM behind an OpenAI-compatible endpoint, as a router of the same job.
+
+    Nothing is trained: it is asked when it is measured, and its answers are kept in `cache`.
+    """
+
+    kind: Literal["endpoint"] = "endpoint"
+    model: str = Field(min_length=1)
+    """The model's name, as the endpoint knows it and a table of prices lists it."""
+    base_url: str
+    """Where `/chat/completions` is, e.g. `http://127.0.0.1:8000/v1`."""
+    key_env: str | None = None
+    """The environment variable that holds the key; null: the endpoint needs none."""
+    max_tokens: int = Field(1024, ge=1)
+    """Tokens an answer may take; one that is cut off within its calls is no decision."""
+    temperature: float = Field(0.0, ge=0)
+    """Sampling temperature."""
+    seed: int | None = None
+    """The endpoint's own sampling seed; null sends none."""
+    extra: dict[str, Any] = {}
+    """Further keys of the request, e.g. `reasoning_effort: low`; one that is null is left out, e.g.
+    `{max_tokens: null, max_completion_tokens: 1024}` where a model wants that name."""
+    connect_s: float = Field(10, gt=0)
+    """Seconds to connect."""
+    read_s: float = Field(60, gt=0)
+    """Seconds without a byte of the answer."""
+    total_s: float = Field(120, gt=0)
+    """Seconds for the whole answer, looked at whenever a piece of it comes."""
+    retries: int = Field(5, ge=0)
+    """Further attempts after a timeout, a lost connection, or HTTP 408, 409, 429 or 5xx."""
+    max_wait_s: float = Field(60, gt=0)
+    """Longest wait before an attempt. Where the endpoint asks for more, the request has failed."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    """Requests go out evenly, no faster than this; null: as fast as they can."""
+    concurrency: int = Field(4, ge=1, le=256)
+    """Requests under way at once."""
+    max_answer_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    """A longer answer is not read to its end, and has failed."""
+    cache: Path | None = Path("llm-cache")
+    """Folder of the answers had so far, shared by all jobs that name it; null keeps none."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address_without_secrets(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("not an http or https address")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("holds more than an address; a key belongs into key_env's variable")
+        return value.rstrip("/")
+
+
 LearnedConfig = (
     MajorityConfig | TfidfConfig | RnnConfig | AttentionConfig | EncoderConfig | DecoderConfig
 )
 """The routers that learn from examples themselves."""
-AnyRouterConfig = LearnedConfig | CascadeConfig
+AnyRouterConfig = LearnedConfig | CascadeConfig | EndpointConfig
 RouterConfig = Annotated[AnyRouterConfig, Field(discriminator="kind")]
 
 
@@ -343,6 +404,8 @@ class RunConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = []
     """Where training metrics go besides `log.jsonl`."""
+    prices: Path | None = None
+    """A table of prices like `configs/prices.yaml`; without one the report knows no money."""
 
     @model_validator(mode="after")
     def _names_distinct_folders(self) -> "RunConfig":
@@ -351,6 +414,30 @@ class RunConfig(Config):
         if "dataset" in self.routers:
             raise ValueError("routers: 'dataset' is the name of the dataset's folder")
         return self
+
+
+class PriceConfig(Config):
+    """What a model's tokens cost, per million, in the table's currency."""
+
+    input: float = Field(ge=0)
+    """Prompt tokens."""
+    output: float = Field(ge=0)
+    """Tokens of the answer."""
+    cached: float | None = Field(None, ge=0)
+    """Prompt tokens that the endpoint had kept; null: as much as others."""
+    date: Date
+    """When the prices were looked up."""
+
+
+class PricesConfig(Config):
+    """A table of prices, by the models' names."""
+
+    currency: str = Field("USD", min_length=1)
+    """Of every price in the table."""
+    models: dict[str, PriceConfig]
+    """By the name that traces (their `model`) or an endpoint router (its `model`) give."""
+    training_per_hour: float | None = Field(None, ge=0)
+    """What an hour of the machine that trains costs; null: not known."""
 
 
 C = TypeVar("C", bound=Config)
@@ -376,6 +463,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file is missing, not YAML, or has unknown keys or bad values.
     """
+    return parse(_read(path, "see configs/run/"), path, RunConfig, overrides)
+
+
+def load_prices(path: Path) -> PricesConfig:
+    """Read a table of prices; errors as `load`."""
+    return parse(_read(path, "see configs/prices.yaml"), path, PricesConfig)
+
+
+def _read(path: Path, example: str) -> dict[str, Any]:
+    """A YAML file's mapping; `example` is the cure for one that is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -391,8 +488,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (ValueError, RecursionError) as error:  # a date like 2020-13-45; a thousand brackets
         raise ConfigError(path, f"not YAML ({error})", "mend or quote the value") from None
     if not isinstance(value, dict):
-        raise ConfigError(path, "not a mapping of keys to values", "see configs/run/")
-    return parse(value, path, RunConfig, overrides)
+        raise ConfigError(path, "not a mapping of keys to values", example)
+    return value
 
 
 def parse(value: dict[str, Any], place: object, kind: type[C], overrides: Sequence[str] = ()) -> C:
@@ -486,4 +583,5 @@ _ROUTER_KINDS: dict[str, Any] = {
     "encoder": EncoderConfig,
     "decoder": DecoderConfig,
     "cascade": CascadeConfig,
+    "endpoint": EndpointConfig,
 }

@@ -8,6 +8,7 @@
         ├── ModelError           a model that is not there or is not what it should be
         ├── RouterError          a router folder or run directory that is incomplete or foreign
         ├── HubError             the model hub refused or could not be reached
+        ├── EndpointError        an LLM's endpoint that gave no answer at all
         └── MissingExtraError         an optional dependency; the cure is its install command
 
 Our own faults are `assert`s: they exit with 1 and a traceback.
@@ -52,6 +53,10 @@ class RouterError(InputError):
 
 class HubError(InputError):
     """The model hub refused, or could not be reached."""
+
+
+class EndpointError(InputError):
+    """An LLM's endpoint that gave no answer at all."""
 
 
 class MissingExtraError(InputError):

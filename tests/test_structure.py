@@ -13,8 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = [
     *("types", "errors", "disk", "progress", "chat", "schemas", "config", "runs", "render"),
-    *("history", "traces", "sample", "dataset", "routers", "policy", "training", "evaluation"),
-    *("workflow", "serving", "integrations", "hub", "pipeline", "display", "cli"),
+    *("history", "traces", "sample", "dataset", "endpoint", "routers", "policy", "training"),
+    *("evaluation", "workflow", "serving", "integrations", "hub", "pipeline", "display", "cli"),
 ]
 """A module imports only from its left. `types` and `errors` stand side by side."""
 

@@ -61,9 +61,9 @@ _COST = [
     ("latency_ms.p95", "Latency, 95th percentile (ms)"),
     ("latency_ms.p99", "Latency, 99th percentile (ms)"),
     ("decisions_per_s", "Decisions per second"),
-    ("llm_calls_saved", "LLM calls saved"),
-    ("tokens_saved", "LLM tokens saved"),
-    ("cost_saved_usd", "Cost saved (USD)"),
+    ("llm_calls_saved", "LLM calls saved, of 1,000 decisions"),
+    ("tokens_saved", "LLM tokens saved, in 1,000 decisions"),
+    ("cost_saved_usd", "Cost saved, in 1,000 decisions (USD)"),
 ]
 
 

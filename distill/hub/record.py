@@ -180,6 +180,10 @@ def read_record(run: RunDir) -> Record:
     _mapping(run.manifest, manifest, counts + base, "distill train")
     router = _router(run.router, _ROUTER)
     stages = {}
+    if router["kind"] == "endpoint":
+        raise HubError(
+            run.path, "holds nothing to publish: its LLM is behind an endpoint", "push another run"
+        )
     if router["kind"] == "cascade":
         from distill.routers.cascade import FIRST, SECOND  # noqa: PLC0415  (imports torch)
 

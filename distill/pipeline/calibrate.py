@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill import config as configs
-from distill.config import RiskConfig, RunConfig
+from distill.config import EndpointConfig, RiskConfig, RunConfig
+from distill.errors import RouterError
 from distill.evaluation import predictions
 from distill.evaluation.predictions import Prediction
 from distill.pipeline.build import dataset_of
@@ -23,7 +24,7 @@ def calibrate_run(run: RunDir, progress: Progress) -> RouterFile:
     same decisions. A report that the change makes untrue is written anew, or removed.
 
     Raises:
-        RouterError: the run is not whole.
+        RouterError: the run is not whole, or of a kind that states no confidence.
         DatasetError: the dataset it was trained on is gone or has changed.
         ConfigError: `risk.max_examples` holds no whole group.
     """
@@ -32,6 +33,8 @@ def calibrate_run(run: RunDir, progress: Progress) -> RouterFile:
     run.require_whole()
     single = configs.load(run.config)
     before = read_router_file(run.router)
+    if isinstance(before.config, EndpointConfig):
+        raise RouterError(run.path, "an endpoint states no confidence", "calibrate another run")
     after = fitted(before, _decided_once(run, single, progress), single.risk)
     if after != before:
         after.save(run.router)

@@ -13,8 +13,13 @@ from distill.runs import RunDir, write_json
 
 def ensure_evaluated(run: RunDir, progress: Progress) -> None:
     """Measure a run's router unless that was done; errors as `evaluate_run`."""
-    if not (run.whole and run.report.is_file() and run.predictions.is_file()):
+    if not is_evaluated(run):
         evaluate_run(run, progress)
+
+
+def is_evaluated(run: RunDir) -> bool:
+    """Whether a run's router was measured."""
+    return run.whole and run.report.is_file() and run.predictions.is_file()
 
 
 def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
@@ -23,6 +28,7 @@ def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
     Raises:
         RouterError: the run is not whole.
         DatasetError: the dataset it was trained on is gone or has changed.
+        EndpointError: an LLM's endpoint gave no decision at all.
     """
     from distill.evaluation.compare import run_report  # noqa: PLC0415
     from distill.evaluation.evaluate import evaluate  # noqa: PLC0415
@@ -49,4 +55,5 @@ def compare_all(config: RunConfig) -> dict[str, Any]:
     from distill.evaluation.compare import compare  # noqa: PLC0415
 
     runs = [run_dir(config, router, seed) for seed in config.seeds for router in config.routers]
-    return compare(runs, comparison_dir(config), config.evaluation)
+    prices = None if config.prices is None else configs.load_prices(config.prices)
+    return compare(runs, comparison_dir(config), config.evaluation, prices)

@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distill.config import CascadeConfig, DecoderConfig, EncoderConfig, RunConfig
+from distill.config import (
+    CascadeConfig,
+    DecoderConfig,
+    EncoderConfig,
+    EndpointConfig,
+    RunConfig,
+    load_prices,
+)
 from distill.errors import ConfigError
 from distill.pipeline.build import ensure_dataset
 from distill.pipeline.calibrate import calibrate_run
-from distill.pipeline.evaluate import compare_all, ensure_evaluated
+from distill.pipeline.evaluate import compare_all, ensure_evaluated, is_evaluated
 from distill.pipeline.layout import run_dir
 from distill.pipeline.train import train_router
 from distill.progress import Progress
@@ -22,6 +29,7 @@ _TRAIN_COST = {
     "encoder": 215,
     "decoder": 390,
     "cascade": 5,
+    "endpoint": 1,
 }
 _EVALUATE_COST = {
     "majority": 1,
@@ -31,6 +39,7 @@ _EVALUATE_COST = {
     "encoder": 5,
     "decoder": 90,
     "cascade": 70,
+    "endpoint": 120,
 }
 
 
@@ -47,7 +56,8 @@ def steps(config: RunConfig) -> list[Step]:
     """The pieces of `distill run`, in order; doing one that is done costs next to nothing.
 
     Raises:
-        ConfigError: a cascade names routers that are none of the job's.
+        ConfigError: a cascade names routers that are none of the job's, an endpoint's key is not
+            in the environment and is still needed, or the table of prices cannot be read.
         MissingExtraError: a tracker is not installed.
         ModelError: a base model that needs no hub is not there.
     """
@@ -59,6 +69,14 @@ def steps(config: RunConfig) -> list[Step]:
             from distill.routers import pretrained  # noqa: PLC0415
 
             pretrained.require(settings.model)
+        if isinstance(settings, EndpointConfig) and not all(
+            is_evaluated(run_dir(config, name, seed)) for seed in config.seeds
+        ):
+            from distill.endpoint.client import key_of  # noqa: PLC0415
+
+            key_of(settings)
+    if config.prices is not None:
+        load_prices(config.prices)
 
     def dataset(seed: int) -> Callable[[Progress], object]:
         return lambda progress: ensure_dataset(config, seed, progress)
@@ -82,7 +100,8 @@ def steps(config: RunConfig) -> list[Step]:
             cost = _TRAIN_COST[settings.kind]
             plan.append(Step(f"train {run}", cost, train(router, seed)))
             cost = _EVALUATE_COST[settings.kind]
-            plan.append(Step(f"calibrate {run}", cost / 2, calibrate(router, seed)))
+            if not isinstance(settings, EndpointConfig):  # which states no confidence
+                plan.append(Step(f"calibrate {run}", cost / 2, calibrate(router, seed)))
             plan.append(Step(f"evaluate {run}", cost, evaluate(router, seed)))
     plan.append(Step("compare", 3, lambda _: compare_all(config)))
     return plan

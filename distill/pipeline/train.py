@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distill import config as configs
 from distill.config import (
@@ -12,6 +12,7 @@ from distill.config import (
     CascadeConfig,
     DecoderConfig,
     EncoderConfig,
+    EndpointConfig,
     LearnedConfig,
     MajorityConfig,
     RunConfig,
@@ -24,8 +25,17 @@ from distill.pipeline.build import ensure_dataset
 from distill.pipeline.layout import run_dir
 from distill.progress import Progress
 from distill.runs import RunDir, environment, new_folder, read_json, write, write_json
-from distill.training.job import Parts
-from distill.types import Example
+from distill.training.job import Parts, Trained
+from distill.types import Example, Router
+
+
+class _Untrained(NamedTuple):
+    """A router of somebody else's weights: nothing was trained, and nobody here counts them."""
+
+    router: Router
+    parameters: None = None
+    trainable_parameters: None = None
+    seconds: None = None
 
 
 def train_router(config: RunConfig, router: str, seed: int, progress: Progress) -> RunDir:
@@ -41,6 +51,7 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     from accelerate.state import PartialState  # noqa: PLC0415
 
     from distill.routers.devices import device  # noqa: PLC0415
+    from distill.routers.endpoint import EndpointRouter  # noqa: PLC0415
     from distill.training import Job, train  # noqa: PLC0415
     from distill.training.cascade import assemble  # noqa: PLC0415
 
@@ -58,9 +69,12 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
         if isinstance(settings, CascadeConfig):
             _require_same_stages(run, _stages(config, settings, seed))
         return run
-    if settings.kind not in ("majority", "tfidf", "cascade") or state.is_main_process:
+    alone = ("majority", "tfidf", "cascade", "endpoint")
+    if settings.kind not in alone or state.is_main_process:
         if isinstance(settings, CascadeConfig):
-            trained = assemble(settings, *_stages(config, settings, seed))
+            trained: Trained | _Untrained = assemble(settings, *_stages(config, settings, seed))
+        elif isinstance(settings, EndpointConfig):
+            trained = _Untrained(EndpointRouter(settings))
         else:
             parts = _parts(dataset, settings)
             trained = train(settings, Job(parts, run, seed, config.trackers, progress))
@@ -165,8 +179,9 @@ def _begin(run: RunDir, single: RunConfig, dataset: Dataset) -> None:
 
 def _identity(config: RunConfig) -> dict[str, Any]:
     """What a trained router's weights depend on: all but where it lies, its thresholds, and how it
-    is measured or watched."""
-    return config.model_dump(mode="json", exclude={"output", "risk", "evaluation", "trackers"})
+    is measured, priced or watched."""
+    others = {"output", "risk", "evaluation", "trackers", "prices"}
+    return config.model_dump(mode="json", exclude=others)
 
 
 def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int) -> dict[str, Any]:
@@ -183,7 +198,7 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int)
         "base_model": trained.router.file.base_model,
         "parameters": trained.parameters,
         "trainable_parameters": trained.trainable_parameters,
-        "train_seconds": round(trained.seconds, 1),
+        "train_seconds": None if trained.seconds is None else round(trained.seconds, 1),
         "processes": processes,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
@@ -192,4 +207,4 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int)
 
 def _fills_arguments(settings: AnyRouterConfig) -> bool:
     filling = isinstance(settings, EncoderConfig) and settings.arguments != "none"
-    return filling or isinstance(settings, DecoderConfig | CascadeConfig)
+    return filling or isinstance(settings, DecoderConfig | CascadeConfig | EndpointConfig)
