@@ -164,6 +164,9 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the report goes.")],
+    prices: Annotated[
+        Path | None, typer.Option(help="A table of prices like configs/prices.yaml.")
+    ] = None,
 ) -> None:
     """Compare evaluated runs in one report: HTML, Markdown, CSV and JSON.
 
@@ -174,7 +177,10 @@ def compare(
     from distill.evaluation.report import table  # noqa: PLC0415
     from distill.runs import RunDir  # noqa: PLC0415
 
-    report = compare_runs([RunDir(run) for run in runs], output, EvaluationConfig())
+    table_of_prices = None if prices is None else configs.load_prices(prices)
+    report = compare_runs(
+        [RunDir(run) for run in runs], output, EvaluationConfig(), table_of_prices
+    )
     _show(table(report))
     _say(str(output / "report.html"))
 

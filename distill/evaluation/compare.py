@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill.chat import same_calls
-from distill.config import EvaluationConfig
+from distill.config import EvaluationConfig, PricesConfig
 from distill.errors import InputError, RouterError
 from distill.evaluation.comparable import require_comparable
 from distill.evaluation.intervals import holm, number_groups, paired_difference
@@ -23,7 +23,9 @@ from distill.evaluation.report import write_report
 from distill.evaluation.summary import (
     Measured,
     agreement_of,
+    cost_entry,
     dataset_entry,
+    llm_of,
     pooled,
     router_entry,
     teacher_entry,
@@ -66,19 +68,24 @@ def reported_again(run: RunDir, config: EvaluationConfig) -> dict[str, Any]:
     return _report({measured.router: [measured]}, config) | {"evaluation": evaluation}
 
 
-def compare(runs: Sequence[RunDir], out: Path, config: EvaluationConfig) -> dict[str, Any]:
+def compare(
+    runs: Sequence[RunDir],
+    out: Path,
+    config: EvaluationConfig,
+    prices: PricesConfig | None = None,
+) -> dict[str, Any]:
     """Compare runs and write report.{json,md,csv,html} into `out`; returns report.json's content.
 
     Errors as `comparison`; nothing is written then.
     """
-    report, predictions = comparison(runs, config)
+    report, predictions = comparison(runs, config, prices)
     report["evaluation"]["out"] = str(out)
     write_report(report, predictions, out)
     return report
 
 
 def comparison(
-    runs: Sequence[RunDir], config: EvaluationConfig
+    runs: Sequence[RunDir], config: EvaluationConfig, prices: PricesConfig | None = None
 ) -> tuple[dict[str, Any], dict[str, list[Prediction]]]:
     """The report of several runs, and the predictions of each router by name.
 
@@ -88,7 +95,7 @@ def comparison(
     `p_value_holm`, the one adjusted for testing all pairs of that metric (Holm 1979). Intervals
     are not adjusted. `by_seed` has the difference under each common seed: p-values hold for the
     trained routers, and only the spread over seeds shows the luck of split and training. Pairs
-    without a common example are left out.
+    without a common example are left out, and examples that one of the two has no decision on.
 
     Raises:
         RouterError: a run is not whole, or not evaluated.
@@ -103,7 +110,7 @@ def comparison(
     for _, measured in sorted(read, key=lambda pair: (pair[1].router, pair[1].seed)):
         by_router[measured.router].append(measured)
     machines = [_evaluation(run)["hardware"] for run in runs]
-    report = _report(by_router, config)
+    report = _report(by_router, config, prices)
     report["evaluation"] = {
         "bootstrap": config.bootstrap,
         "seeds": sorted({measured.seed for _, measured in read}),
@@ -117,11 +124,17 @@ def comparison(
 
 
 def _report(
-    by_router: Mapping[str, Sequence[Measured]], config: EvaluationConfig
+    by_router: Mapping[str, Sequence[Measured]],
+    config: EvaluationConfig,
+    prices: PricesConfig | None = None,
 ) -> dict[str, Any]:
     every = [measured for group in by_router.values() for measured in group]
     teacher = teacher_entry(every)
-    entries = [router_entry(g, config, agreement_of(teacher)) for g in by_router.values()]
+    llm = llm_of(teacher, prices)
+    entries = [
+        router_entry(group, config, agreement_of(teacher), llm, prices)
+        for group in by_router.values()
+    ]
     entries.sort(key=lambda entry: (-entry["tool_accuracy"]["value"], entry["name"]))
     order = [entry["name"] for entry in entries]
     return {
@@ -129,12 +142,13 @@ def _report(
         "teacher": teacher,
         "routers": entries,
         "paired": _paired({name: by_router[name] for name in order}, config.bootstrap),
+        "cost": cost_entry(every, teacher, llm, prices),
     }
 
 
 def _paired(by_router: Mapping[str, Sequence[Measured]], resamples: int) -> list[dict[str, Any]]:
     rows = {
-        name: {(run.seed, p.id): p for run in group for p in run.predictions}
+        name: {(run.seed, p.id): p for run in group for p in run.had}
         for name, group in by_router.items()
     }
     report = []

@@ -11,7 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from distill.types import Context, Router
+from distill.types import Context, Decision, Router
 
 _WARM_UP = 3
 _LEAST = {"p95": 20, "p99": 100}  # below, the percentile is the slowest sample, or beyond it
@@ -37,7 +37,8 @@ class Timing(TypedDict):
 
     latency_ms: Latency
     latency_samples: int
-    decisions_per_s: float
+    decisions_per_s: float | None
+    """None where decisions were had from an LLM, whose answers may be kept ones."""
     stages: dict[str, StageTime]
     """By the stages of a cascade; empty of any other router."""
 
@@ -55,6 +56,27 @@ def supported(timing: Timing) -> Timing:
             "p95": latency["p95"] if samples >= _LEAST["p95"] else None,
             "p99": latency["p99"] if samples >= _LEAST["p99"] else None,
         },
+    }
+
+
+def recorded(decisions: Sequence[Decision]) -> Timing | None:
+    """The timing of decisions that requests to an LLM took; None where none was asked.
+
+    Waits for a rate limit and failed attempts are not in it (`distill.endpoint.Answer`).
+    """
+    times = [
+        d.usage.duration_ms
+        for d in decisions
+        if d.usage is not None and d.usage.duration_ms is not None
+    ]
+    if not times:
+        return None
+    p50, p95, p99 = (float(ms) for ms in np.percentile(times, [50, 95, 99]))
+    return {
+        "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
+        "latency_samples": len(times),
+        "decisions_per_s": None,
+        "stages": {},
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from distill.chat import decision_json, parse_decision
+from distill.chat import call_json, decision_json, message_json, parse_decision, tool_json
 from distill.dataset.points import n_arguments, step
 from distill.errors import RouterError
 from distill.runs import write
@@ -42,8 +42,33 @@ class Difficulty:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How long an example's request to an LLM is: UTF-8 bytes of its JSON (`distill.chat`).
+
+    `messages` of the conversation, `tools` of the offered tools' definitions, `answer` of the
+    label's calls; the words of a reply are not in a dataset.
+    """
+
+    messages: int
+    tools: int
+    answer: int
+
+    @classmethod
+    def of(cls, example: Example) -> "Size":
+        context = example.context
+        return cls(
+            messages=sum(len(orjson.dumps(message_json(m))) for m in context.messages),
+            tools=sum(len(orjson.dumps(tool_json(tool))) for tool in context.tools),
+            answer=sum(len(orjson.dumps(call_json(call))) for call in example.label.calls),
+        )
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """A router's decision on one test example beside the teacher's (`label`)."""
+    """A router's decision on one test example beside the teacher's (`label`).
+
+    A decision that could not be had (`Decision.error`) is among the predictions and in no figure.
+    """
 
     id: str
     group: str
@@ -51,6 +76,25 @@ class Prediction:
     decision: Decision
     weight: float
     buckets: Difficulty
+    size: Size | None = None
+    """None in files that are older than it."""
+
+    @classmethod
+    def of(cls, example: Example, decision: Decision) -> "Prediction":
+        return cls(
+            example.id,
+            example.group,
+            example.label,
+            decision,
+            example.weight,
+            Difficulty.of(example),
+            Size.of(example),
+        )
+
+
+def had(predictions: Iterable[Prediction]) -> list[Prediction]:
+    """Those whose decision could be had: what figures are of."""
+    return [p for p in predictions if p.decision.error is None]
 
 
 def save(path: Path, predictions: Iterable[Prediction]) -> None:
@@ -64,6 +108,7 @@ def save(path: Path, predictions: Iterable[Prediction]) -> None:
                 "decision": decision_json(prediction.decision),
                 "weight": prediction.weight,
                 "buckets": asdict(prediction.buckets),
+                "size": None if prediction.size is None else asdict(prediction.size),
             },
             option=orjson.OPT_APPEND_NEWLINE,
         )
@@ -98,6 +143,7 @@ def _parse(line: bytes, place: str, cure: str) -> Prediction:
             decision=parse_decision(value["decision"]),
             weight=value["weight"],
             buckets=Difficulty(**value["buckets"]),
+            size=None if value.get("size") is None else Size(**value["size"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RouterError(place, f"not a prediction ({error!r})", cure) from None

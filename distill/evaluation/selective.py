@@ -34,12 +34,9 @@ def risk_entries(seeds: Sequence[int], runs: Taken, resamples: int) -> list[dict
     scores = metrics.score([p for predictions, _ in runs for p in predictions])
     entries = []
     for alpha, delta in sorted(set.intersection(*keys)):
-        chosen = [
-            {t.tool: t for t in thresholds if (t.alpha, t.delta) == (alpha, delta)}
-            for _, thresholds in runs
-        ]
+        chosen = [_at(thresholds, alpha, delta) for _, thresholds in runs]
         found = [t for one in chosen if (t := one[None].threshold) is not None]
-        taken = [_taken(p, one[None].threshold) for (p, _), one in zip(runs, chosen, strict=True)]
+        taken = taken_at(runs, alpha, delta)
         entries.append(
             {
                 "alpha": alpha,
@@ -63,6 +60,18 @@ def risk_entries(seeds: Sequence[int], runs: Taken, resamples: int) -> list[dict
             }
         )
     return entries
+
+
+def taken_at(runs: Taken, alpha: float, delta: float) -> list[Array]:
+    """Of each run (n,), 1 where a decision is taken under this promise over all decisions."""
+    return [
+        _taken(predictions, _at(thresholds, alpha, delta)[None].threshold)
+        for predictions, thresholds in runs
+    ]
+
+
+def _at(thresholds: Sequence[Threshold], alpha: float, delta: float) -> dict[str | None, Threshold]:
+    return {t.tool: t for t in thresholds if (t.alpha, t.delta) == (alpha, delta)}
 
 
 def _by_tool(

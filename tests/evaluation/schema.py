@@ -33,7 +33,7 @@ _PERCENTILES = _object({"p50": _NUMBER, "p95": _NUMBER})
 _TIMING = {
     "latency_ms": _object({"p50": _NUMBER, "p95": _or_null(_NUMBER), "p99": _or_null(_NUMBER)}),
     "latency_samples": _COUNT,
-    "decisions_per_s": _NUMBER,
+    "decisions_per_s": _or_null(_NUMBER),
 }
 _HARDWARE = _object({"cpu": _TEXT, "cores": _SOME, "gpus": {"type": "array", "items": _TEXT}})
 RUN_EVALUATION = _object({"seed": _COUNT, "bootstrap": _SOME, "hardware": _HARDWARE, **_TIMING})
@@ -51,6 +51,51 @@ COMPARED = _object(
 )
 _SPLIT = {"n_train": _COUNT, "n_calibration": _COUNT, "n_test": _COUNT}
 
+# Of 1,000 decisions; amounts are null where neither traces nor prices tell them.
+_OF_1000 = _object(
+    {
+        end: {"type": "number", "minimum": 0, "maximum": 1000}
+        if end == "value"
+        else _or_null(_NUMBER)
+        for end in ("value", "low", "high")
+    }
+)
+_AMOUNTS = dict.fromkeys(
+    ("prompt_tokens", "tool_tokens", "output_tokens", "cost"), _or_null(_NUMBER)
+)
+_SAVINGS = _object(
+    {
+        "llm_calls": _OF_1000,
+        **_AMOUNTS,
+        "seconds": _or_null({"type": "number"}),
+        "wrong": _ESTIMATE,
+        "break_even": _or_null(_COUNT),
+    }
+)
+_SPENT = _object(
+    {
+        "requests": _SOME,
+        "n": _COUNT,
+        **dict.fromkeys(
+            ("prompt_tokens", "cached_tokens", "output_tokens", "cost"), _or_null(_NUMBER)
+        ),
+    }
+)
+_PRICE = _object({"input": _NUMBER, "output": _NUMBER, "cached": _or_null(_NUMBER), "date": _TEXT})
+_COST = _object(
+    {
+        "decisions": {"const": 1000},
+        "llm": _or_null(_TEXT),
+        "tokens": {"enum": ["recorded", "estimated", None]},
+        **_AMOUNTS,
+        "seconds": _or_null(_NUMBER),
+        "currency": _or_null(_TEXT),
+        "training_per_hour": _or_null(_NUMBER),
+        "prices": _or_null({"type": "object", "additionalProperties": _PRICE}),
+        "missing_prices": _or_null({"type": "array", "items": _TEXT}),
+    }
+)
+
 _TAKEN = {"coverage": _or_null(_ESTIMATE), "error": _or_null(_ESTIMATE)}
 _RISK = _object(
     {
@@ -59,6 +104,7 @@ _RISK = _object(
         "threshold": _or_null(_SHARE),
         "supported": _COUNT,
         **_TAKEN,
+        "savings": _SAVINGS,
         "by_seed": {
             "type": "array",
             "minItems": 1,
@@ -109,6 +155,8 @@ REPORT = _object(
                 "success_rate": _or_null(_SHARE),
                 "latency_ms": _or_null(_PERCENTILES),
                 "tokens_per_decision": _or_null(_NUMBER),
+                "input_tokens_per_decision": _or_null(_NUMBER),
+                "output_tokens_per_decision": _or_null(_NUMBER),
             }
         ),
         "routers": {
@@ -165,9 +213,17 @@ REPORT = _object(
                     },
                     **_TIMING,
                     "train_seconds": _or_null(_NUMBER),
-                    "llm_calls_saved": {"type": "null"},
-                    "tokens_saved": {"type": "null"},
-                    "cost_saved_usd": {"type": "null"},
+                    "failed": _object(
+                        {
+                            "n": _COUNT,
+                            "share": _SHARE,
+                            "reasons": {"type": "object", "additionalProperties": _SOME},
+                        }
+                    ),
+                    "spent": _or_null(_SPENT),
+                    "llm_calls_saved": _or_null(_NUMBER),
+                    "tokens_saved": _or_null(_NUMBER),
+                    "cost_saved_usd": _or_null(_NUMBER),
                 }
             ),
         },
@@ -193,6 +249,7 @@ REPORT = _object(
                 }
             ),
         },
+        "cost": _COST,
         "evaluation": {"anyOf": [RUN_EVALUATION, COMPARED]},
     }
 )

@@ -91,6 +91,32 @@ def count(number: float | None) -> str:
     return f"{number:.0f}" if number >= 100 or number == int(number) else _significant(number)
 
 
+def amount(figure: Figure) -> str:
+    """A number of things with its interval: `412 [371 to 452]`."""
+    if figure is None:
+        return MISSING
+    low, high = _ends(figure)
+    between = "" if low is None or high is None else f" [{count(low)} to {count(high)}]"
+    return f"{count(figure['value'])}{between}"
+
+
+def money(sum_: float | None) -> str:
+    """An amount of the table's currency, to its cents where these matter."""
+    if sum_ is None:
+        return MISSING
+    return f"{sum_:.2f}" if sum_ >= 1 or sum_ == 0 else f"{sum_:.4f}"
+
+
+def duration(s: float | None) -> str:
+    """Seconds saved, or spent in addition: `−3.20 s`."""
+    return MISSING if s is None else f"−{seconds(-s)}" if s < 0 else seconds(s)
+
+
+def decisions(number: int | None) -> str:
+    """After how many decisions; `never` is not told apart from not known."""
+    return MISSING if number is None else f"{count(number)} decisions"
+
+
 def _ends(figure: Figure) -> tuple[float | None, float | None]:
     """An interval's ends; None and None where the figure or its interval is not known."""
     return (None, None) if figure is None else (figure["low"], figure["high"])

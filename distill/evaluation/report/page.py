@@ -64,6 +64,8 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
         else None,
         selective=_markup(plots.selective_plot(ordered)),
         promised=any(router["risk"] for router in routers),
+        failing=any(router["failed"]["n"] for router in routers),
+        pareto=_markup(plots.pareto_plot(report)),
         buckets=[
             (title, Markup(svg))
             for dimension, title in TITLES.items()

@@ -55,6 +55,10 @@ _SINGLE = {
     "n_distinct": ("n_distinct",),
     "n_decisions": ("n_decisions",),
     "n_groups": ("n_groups",),
+    "failed": ("failed", "n"),
+    "llm_calls_saved": ("llm_calls_saved",),
+    "tokens_saved": ("tokens_saved",),
+    "cost_saved_usd": ("cost_saved_usd",),
 }
 
 
@@ -64,7 +68,7 @@ def table(report: Report) -> Table:
     Intervals stand under their values, so that the table fits 80 columns.
     """
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for i, heading in enumerate(_SHORT):
+    for i, heading in enumerate([*_SHORT, *_failed_heading(report)]):
         shown.add_column(heading, justify="right" if i else "left", no_wrap=True)
     *routers, (_, *teacher) = rows(report)
     for row in [*routers, ["teacher", *teacher]]:
@@ -95,7 +99,9 @@ def promises(thresholds: Sequence[Threshold]) -> Table:
 
 
 def rows(report: Report) -> list[list[str]]:
-    """The cells under name, tool and call accuracy, macro F1, p50, decisions/s, size, training."""
+    """The cells under name, tool and call accuracy, macro F1, p50, decisions/s, size, training, and
+    failed decisions where any router has some."""
+    failing = bool(_failed_heading(report))
     return [
         [
             router["name"],
@@ -106,9 +112,15 @@ def rows(report: Report) -> list[list[str]]:
             formats.count(router["decisions_per_s"]),
             formats.count(router["parameters"]),
             formats.seconds(router["train_seconds"]),
+            *([str(router["failed"]["n"])] if failing else []),
         ]
         for router in report["routers"]
-    ] + [teacher_row(report["teacher"])]
+    ] + [[*teacher_row(report["teacher"]), *([formats.MISSING] if failing else [])]]
+
+
+def _failed_heading(report: Report) -> list[str]:
+    """The column of decisions that could not be had, where there are some."""
+    return ["Failed"] if any(router["failed"]["n"] for router in report["routers"]) else []
 
 
 def teacher_row(teacher: Mapping[str, Any]) -> list[str]:
@@ -157,7 +169,7 @@ def to_markdown(report: Report) -> str:
         "## Routers",
         "Value and 95% interval. Under tool accuracy, the teacher's line says how often two "
         f"answers to one context agree ({words.teacher(report)}).",
-        _grid([_HEADINGS, *rows(report)]),
+        _grid([[*_HEADINGS, *_failed_heading(report)], *rows(report)]),
         _grid(
             [
                 [
@@ -185,6 +197,8 @@ def to_markdown(report: Report) -> str:
         parts += ["## Stages of a cascade", _grid(stages)]
     if promised := _risk_rows(report["routers"]):
         parts += ["## What may be decided without the teacher", words.PROMISE, _grid(promised)]
+    parts += ["## What is saved of the LLM", markdown(words.SAVED), _grid(_saving_rows(report))]
+    parts.append("\n".join(f"- {markdown(sentence)}" for sentence in words.costs(report)))
     if report["paired"]:
         parts += ["## Differences on the same decisions", _grid(_paired_rows(report["paired"]))]
     parts.append("## Tool accuracy by difficulty")
@@ -268,6 +282,38 @@ def _risk_rows(routers: Iterable[Mapping[str, Any]]) -> list[list[str]]:
         for entry in router["risk"]
     ]
     return [heading, *body] if body else []
+
+
+def _saving_rows(report: Report) -> list[list[str]]:
+    """The LLM alone, then each router at each promise that the data supports, then other LLMs."""
+    currency = report["cost"]["currency"] or ""
+    heading = [
+        *("Decided by", "Wrong at most", "LLM calls saved", "Prompt tokens saved"),
+        *("of them tool definitions", "Answer tokens saved", f"Saved, {currency}".rstrip(", ")),
+        *("Time saved", "Taken and wrong", "Training paid after"),
+    ]
+    body = []
+    for router in report["routers"]:
+        for entry in router["risk"]:
+            saved = entry["savings"]
+            name = [router["name"], formats.percent(entry["alpha"])]
+            if not entry["supported"]:
+                body.append([*name, "the data supports none", *[formats.MISSING] * 7])
+                continue
+            body.append(
+                [
+                    *name,
+                    formats.amount(saved["llm_calls"]),
+                    formats.count(saved["prompt_tokens"]),
+                    formats.count(saved["tool_tokens"]),
+                    formats.count(saved["output_tokens"]),
+                    formats.money(saved["cost"]),
+                    formats.duration(saved["seconds"]),
+                    formats.estimate(saved["wrong"]),
+                    formats.decisions(saved["break_even"]),
+                ]
+            )
+    return [heading, *body]
 
 
 def _bucket_rows(

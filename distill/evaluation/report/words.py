@@ -31,6 +31,16 @@ PROMISE = (
 )
 """What a table of thresholds says, and does not."""
 
+SAVED = (
+    "Of 1,000 decisions, each of which was a request to the LLM. A request is saved where the "
+    "router's decision is confident enough and is a call with all its arguments: replies, calls "
+    "without arguments and all that is not taken still pay the LLM, and this is net of them. "
+    "Money leaves out what the router's own machine costs, and prompts that an endpoint keeps in a "
+    "cache of its own; time is by medians, less the router's own. What follows from a wrong call "
+    "is not in it."
+)
+"""What a table of savings says, and does not."""
+
 Report = Mapping[str, Any]
 
 
@@ -124,9 +134,62 @@ def caveats(report: Report) -> list[str]:
             "Routers marked “tools only” choose tools without filling in arguments: in their call "
             "accuracy only replies and calls without arguments can be right."
         )
+    notes += [_failures(router) for router in routers if router["failed"]["n"]]
+    if any(router["kind"] == "endpoint" for router in routers):
+        notes.append(
+            "The time of a router of kind endpoint is that of its requests, network included and "
+            "waits for a rate limit not; answers kept from before count with the time they took."
+        )
     if len(_machines(report)) > 1:
         notes.append("Runs were timed on different hardware: compare their speed with care.")
     return notes
+
+
+def costs(report: Report) -> list[str]:
+    """Where the figures of cost come from, and which are missing."""
+    cost = report["cost"]
+    sentences = [_TOKENS[cost["tokens"]]]
+    if cost["prices"] is None:
+        sentences.append("No prices were stated, so nothing is said of money.")
+    for name, price in (cost["prices"] or {}).items():
+        kept = "" if price["cached"] is None else f", {price['cached']:g} for kept prompt tokens"
+        sentences.append(
+            f"{name}, per million tokens in {cost['currency']}: {price['input']:g} for the "
+            f"prompt{kept}, {price['output']:g} for the answer, as stated on {price['date']}."
+        )
+    sentences += [
+        f"No price was stated for {name}: its cost is not known."
+        for name in cost["missing_prices"] or []
+    ]
+    if cost["prices"] is not None and cost["training_per_hour"] is None:
+        sentences.append("What training costs an hour was not stated: no break-even is known.")
+    for router in report["routers"]:
+        spent = router["spent"]
+        if spent is not None:
+            sentences.append(_spent(router["name"], spent, cost["currency"]))
+    return sentences
+
+
+_TOKENS = {
+    "recorded": "Tokens are the means that the teacher's usage in the traces states, shared among "
+    "requests by their length; tool definitions have their share of a prompt's bytes.",
+    "estimated": "The traces state no usage: tokens are estimated at four bytes of JSON each, and "
+    "of answers only calls are counted.",
+    None: "How long requests are is not in these runs' predictions, so no tokens are counted: "
+    "evaluate them again.",
+}
+
+
+def _spent(name: str, spent: Mapping[str, Any], currency: str | None) -> str:
+    if not spent["n"]:
+        return f"{name} was asked {spent['requests']} times and never stated its usage."
+    money = "" if spent["cost"] is None else f", {formats.money(spent['cost'])} {currency}"
+    return (
+        f"{name} takes {formats.count(spent['prompt_tokens'])} prompt tokens "
+        f"({formats.count(spent['cached_tokens'])} of them kept by its endpoint) and "
+        f"{formats.count(spent['output_tokens'])} of answers for 1,000 decisions{money}; usage was "
+        f"stated for {spent['n']} of {spent['requests']} requests."
+    )
 
 
 def clear(pair: Mapping[str, Any]) -> bool:
@@ -171,6 +234,16 @@ def machine(hardware: Mapping[str, Any]) -> str:
     """Hardware in words: processor, cores, GPUs."""
     gpus = ", ".join(hardware["gpus"]) or "no GPU"
     return f"{hardware['cpu']}, {hardware['cores']} cores, {gpus}"
+
+
+def _failures(router: Mapping[str, Any]) -> str:
+    failed, accuracy = router["failed"], router["tool_accuracy"]["value"]
+    reasons = ", ".join(f"{reason} ({n})" for reason, n in failed["reasons"].items())
+    return (
+        f"{_number(failed['n'], 'decision')} of {router['name']} could not be had: {reasons}. They "
+        f"are in none of its figures; counted as wrong, its tool accuracy would be "
+        f"{formats.percent(accuracy * (1 - failed['share']))}."
+    )
 
 
 def _machines(report: Report) -> Sequence[Mapping[str, Any]]:
