@@ -33,6 +33,8 @@ TEACHER = {
     "success_rate": None,
     "latency_ms": {"p50": 900.0, "p95": 2400.0},
     "tokens_per_decision": 1234.0,
+    "input_tokens_per_decision": 1200.0,
+    "output_tokens_per_decision": 34.0,
 }
 HARDWARE = {"cpu": "Some CPU", "cores": 4, "gpus": []}
 
@@ -118,6 +120,7 @@ def write_run(
     data: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     thresholds: Sequence[Threshold] = (),
+    base_model: str | None = None,
 ) -> RunDir:
     """A run directory as training and evaluation leave it, without a router's weights.
 
@@ -148,7 +151,7 @@ def write_run(
                 "source": {"name": "traces.jsonl", "sha256": source},
             },
             "teacher": teacher or TEACHER,
-            "base_model": None,
+            "base_model": None if base_model is None else {"name": base_model},
             "parameters": parameters,
             "trainable_parameters": parameters,
             "train_seconds": 312.0,
