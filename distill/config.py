@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from distill.errors import ConfigError
 
@@ -350,7 +351,8 @@ class EndpointConfig(Config):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("not an http or https address")
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError("holds more than an address; a key belongs into key_env's variable")
+            # Of a type of its own, so that the value is not repeated.
+            raise PydanticCustomError("secret", "holds more than an address")
         return value.rstrip("/")
 
 
@@ -546,6 +548,9 @@ def _explain(error: ValidationError, place: object, kind: type[Config]) -> Confi
     if fault["type"] == "union_tag_invalid":
         unknown = f"{path}.kind: unknown kind {fault['ctx']['tag']!r}"
         return ConfigError(place, unknown, f"one of: {', '.join(_ROUTER_KINDS)}")
+    if fault["type"] == "secret":
+        cure = "leave that out; a key belongs into the environment (key_env)"
+        return ConfigError(place, f"{path}: {fault['msg']}", cure)
     message = fault["msg"].removeprefix("Value error, ")
     return ConfigError(place, f"{path}: {message}", f"got {fault['input']!r}"[:300])
 

@@ -76,6 +76,35 @@ def test_shipped_configs_are_named_apart_and_state_no_default(path: Path):
         assert default.is_required() or getattr(job, name) != default.get_default(), name
 
 
+@pytest.mark.parametrize("url", ["https://llm/v1?key=hush", "https://me:hush@llm/v1"])
+def test_a_key_within_an_address_is_refused_and_not_repeated(file, url: str):
+    line = fault(file(with_router({"kind": "endpoint", "model": "m", "base_url": url})))
+    assert "routers.mine.base_url: holds more than an address; leave that out" in line
+    assert "hush" not in line
+
+
+def test_the_shipped_table_of_prices_is_of_examples():
+    table = configs.load_prices(ROOT / "configs/prices.yaml")
+    assert table.models
+    assert all(name.startswith("example-") for name in table.models)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("models: {m: {input: 1, date: 2025-01-01}}\n", "'models.m.output' is missing"),
+        ("models: {m: {input: -1, output: 1, date: 2025-01-01}}\n", "models.m.input: Input should"),
+        ("models: {m: {input: 1, output: 1, date: soon}}\n", "models.m.date: Input should"),
+        ("models: {m: {input: 1, output: 1, date: 2025-01-01, per: 1}}\n", "unknown key"),
+        ("- a\n", "not a mapping of keys to values; see configs/prices.yaml"),
+    ],
+)
+def test_a_bad_table_of_prices_is_named_with_its_path(file, text: str, expected: str):
+    with pytest.raises(ConfigError) as caught:
+        configs.load_prices(file(text))
+    assert expected in str(caught.value)
+
+
 # Control characters and line separators come back from PyYAML as spaces.
 words = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1)
 
@@ -158,6 +187,11 @@ def test_a_router_may_have_any_name_without_confusing_the_path(file, name: str):
         ({"kind": "encoder", "lora": {"targets": 5}}, "routers.mine.lora.targets: Input should"),
         ({"kind": "tfidf", "regularisation": []}, "routers.mine.regularisation: "),
         ({"kind": "tfidf", "regularisation": [1, -1]}, "routers.mine.regularisation.1: "),
+        ({"kind": "endpoint", "model": "m"}, "'routers.mine.base_url' is missing; add it"),
+        (
+            {"kind": "endpoint", "model": "m", "base_url": "llm:8000/v1"},
+            "routers.mine.base_url: not an http or https address",
+        ),
         ({"kind": "decoder", "tools": "all"}, "routers.mine.tools: Input should be 'none', 'nam"),
     ],
 )

@@ -257,7 +257,7 @@ def pareto_plot(report: Mapping[str, Any]) -> str | None:
         axes.set_ylim(*_limits([y for _, y in every]))
         unit = f"{cost['currency']} for the LLM" if priced else "LLM calls"
         axes.set_xlabel(f"{unit}, per 1,000 decisions")
-        axes.set_ylabel("taken and wrong, %")
+        axes.set_ylabel("wrong, % of all decisions")
         _label_points(figure, axes, points, [])
         if lines:
             figure.legend(loc="outside upper left", ncols=3, fontsize=9, handlelength=1.6)

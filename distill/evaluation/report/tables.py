@@ -197,7 +197,9 @@ def to_markdown(report: Report) -> str:
         parts += ["## Stages of a cascade", _grid(stages)]
     if promised := _risk_rows(report["routers"]):
         parts += ["## What may be decided without the teacher", words.PROMISE, _grid(promised)]
-    parts += ["## What is saved of the LLM", markdown(words.SAVED), _grid(_saving_rows(report))]
+    parts += ["## What is saved of the LLM", markdown(words.SAVED)]
+    if saved := _saving_rows(report):
+        parts.append(_grid(saved))
     parts.append("\n".join(f"- {markdown(sentence)}" for sentence in words.costs(report)))
     if report["paired"]:
         parts += ["## Differences on the same decisions", _grid(_paired_rows(report["paired"]))]
@@ -285,10 +287,10 @@ def _risk_rows(routers: Iterable[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _saving_rows(report: Report) -> list[list[str]]:
-    """The LLM alone, then each router at each promise that the data supports, then other LLMs."""
+    """Nothing where no router has thresholds."""
     currency = report["cost"]["currency"] or ""
     heading = [
-        *("Decided by", "Wrong at most", "LLM calls saved", "Prompt tokens saved"),
+        *("Router", "Wrong at most", "LLM calls saved", "Prompt tokens saved"),
         *("of them tool definitions", "Answer tokens saved", f"Saved, {currency}".rstrip(", ")),
         *("Time saved", "Taken and wrong", "Training paid after"),
     ]
@@ -313,7 +315,7 @@ def _saving_rows(report: Report) -> list[list[str]]:
                     formats.decisions(saved["break_even"]),
                 ]
             )
-    return [heading, *body]
+    return [heading, *body] if body else []
 
 
 def _bucket_rows(
