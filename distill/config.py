@@ -348,11 +348,11 @@ class EndpointConfig(Config):
     @classmethod
     def _is_an_address_without_secrets(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("not an http or https address")
-        if "@" in parts.netloc or parts.query or parts.fragment:
+        if "@" in value or parts.query or parts.fragment:
             # Of a type of its own, so that the value is not repeated.
             raise PydanticCustomError("secret", "holds more than an address")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("not an http or https address")
         return value.rstrip("/")
 
 

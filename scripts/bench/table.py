@@ -11,7 +11,7 @@ from distill.dataset import Dataset
 from distill.evaluation.intervals import estimate, paired_difference
 from distill.evaluation.latency import measure
 from distill.evaluation.metrics import accuracy, score
-from distill.evaluation.predictions import Difficulty, Prediction
+from distill.evaluation.predictions import Prediction
 from distill.runs import write_json
 from distill.types import Router
 
@@ -53,8 +53,7 @@ class Table:
             examples = list(test)
             decisions = router.decide([example.context for example in examples])
             decided = [
-                Prediction(e.id, e.group, e.label, decision, e.weight, Difficulty.of(e))
-                for e, decision in zip(examples, decisions, strict=True)
+                Prediction.of(e, decision) for e, decision in zip(examples, decisions, strict=True)
             ]
         step = max(1, len(test) // self.samples)
         asked = [test[i].context for i in range(0, len(test), step)]

@@ -1,9 +1,12 @@
 """Waiting, order and bounds, where the wire does not matter; and answers of any shape."""
 
+import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -118,6 +121,23 @@ def test_contexts_are_answered_in_order_and_as_many_at_once_as_allowed() -> None
     answers = endpoint(answer, [], concurrency=4).complete_all(contexts, max_tokens=8)
     assert [a.words for a in answers] == [f"REQUEST {i}" for i in range(12)]
     assert most == 4
+
+
+def test_clients_share_a_cache_while_they_fill_it(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        contexts = [ask(f"request {i}") for i in range(8)]
+        both = [endpoint(lambda request: FINE, [], cache=tmp_path) for _ in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            made = list(pool.map(lambda one: one.complete_all(contexts, max_tokens=8), both))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(umask)
+    assert {answer.words for answers in made for answer in answers} == {"Fine."}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == len(contexts)
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+    assert all(answer.cached for answer in both[0].complete_all(contexts, max_tokens=8))
 
 
 def test_an_interrupt_ends_what_waits() -> None:

@@ -13,12 +13,13 @@ from made_up import FAST, TEACHER, call, simulate, write_run
 from rich.console import Console
 from schema import REPORT
 
+from distill.cli import main
 from distill.config import PriceConfig, PricesConfig
 from distill.evaluation.compare import compare, comparison
 from distill.evaluation.predictions import Prediction, Size
 from distill.evaluation.report import formats, table
 from distill.routers.confidence import Threshold
-from distill.runs import RunDir
+from distill.runs import RunDir, read_json
 from distill.types import Decision, Usage
 
 PRICE = PriceConfig(input=2.0, output=8.0, date=date(2025, 1, 31))
@@ -202,3 +203,17 @@ def test_with_nothing_beside_the_teacher_there_is_no_plot(tmp_path: Path) -> Non
     run = write_run(tmp_path / "a", "a", [replace(p, decision=call()) for p in simulate(0.5, 0)])
     compare([run], tmp_path / "out", FAST)
     assert "what the LLM is paid" not in texts(tmp_path / "out")["html"]
+
+
+def test_prices_are_stated_on_the_command_line(tmp_path: Path) -> None:
+    run, out, table_of = local(tmp_path), tmp_path / "out", tmp_path / "prices.yaml"
+    arguments = ["compare", str(run.path), "-o", str(out), "--prices", str(table_of)]
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert not out.exists()
+    table_of.write_text("models: {big-model: {input: 2, output: 8, date: 2025-01-31}}\n")
+    main(arguments)
+    cost = read_json(out / "report.json")["cost"]
+    assert cost["prices"]["big-model"]["date"] == "2025-01-31"
+    assert cost["cost"] == pytest.approx(1200 * 2 / 1000 + 34 * 8 / 1000)

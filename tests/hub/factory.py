@@ -88,6 +88,8 @@ def teacher() -> dict[str, Any]:
         "success_rate": None,
         "latency_ms": {"p50": 900.0, "p95": 2100.0},
         "tokens_per_decision": 812.5,
+        "input_tokens_per_decision": 800.0,
+        "output_tokens_per_decision": 12.5,
     }
 
 
@@ -118,6 +120,7 @@ def report(kind: str) -> dict[str, Any]:
                 "n_distinct": 180,
                 "n_decisions": 240,
                 "n_groups": 38,
+                "failed": {"n": 0, "share": 0.0, "reasons": {}},
                 "fills_arguments": kind in ("decoder", "cascade"),
                 "tool_accuracy": estimate(0.87654321),
                 "share_of_agreement": 0.96,
@@ -137,12 +140,21 @@ def report(kind: str) -> dict[str, Any]:
                 "stages": [stage(name) for name in STAGES] if kind == "cascade" else [],
                 **timing,
                 "train_seconds": 61.25,
+                "spent": None,
                 "llm_calls_saved": None,
                 "tokens_saved": None,
                 "cost_saved_usd": None,
             }
         ],
         "paired": [],
+        "cost": {
+            "decisions": 1000,
+            "llm": "big-llm",
+            "tokens": "recorded",
+            **dict.fromkeys(("prompt_tokens", "tool_tokens", "output_tokens", "cost")),
+            "seconds": 900.0,
+            **dict.fromkeys(("currency", "training_per_hour", "prices", "missing_prices")),
+        },
         "evaluation": {"seed": 0, "bootstrap": 1000, "hardware": hardware("Other CPU"), **timing},
     }
 
