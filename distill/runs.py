@@ -15,6 +15,7 @@ Every file appears under its name only when it is complete (`write`), so a reade
 of one and a full disk leaves the old one in place.
 """
 
+import fcntl
 import os
 import platform
 import subprocess
@@ -76,6 +77,28 @@ def write(path: Path, content: bytes | str) -> None:
     """Write a whole file or nothing: a temporary file beside it, fsync, rename."""
     with new_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file that others may be adding to: whole or not at all, on disk on return.
+
+    A line that a crash cut off earlier is ended first, so that it alone is lost.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = file.seek(0, os.SEEK_END)
+        try:
+            if end:
+                file.seek(end - 1)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            rest = memoryview(line + b"\n")
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(end)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:

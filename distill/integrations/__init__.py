@@ -1,0 +1,1 @@
+"""In-process doors: agent frameworks whose tools a local router chooses."""
