@@ -10,7 +10,7 @@ import pytest
 
 from distill import runs
 from distill.errors import RouterError
-from distill.runs import RunDir, new_file, new_folder, read_json, write, write_json
+from distill.runs import RunDir, append_line, new_file, new_folder, read_json, write, write_json
 
 
 def files(folder: Path) -> list[str]:
@@ -55,6 +55,29 @@ def test_a_file_that_the_system_cuts_off_is_not_taken(tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "old"
     assert files(tmp_path) == ["a.txt"]
+
+
+def test_lines_are_added_and_one_that_a_crash_cut_off_is_ended(tmp_path: Path):
+    path = tmp_path / "new" / "lines"
+    append_line(path, b"one")
+    append_line(path, b"two")
+    with path.open("ab") as file:
+        file.write(b"cut o")
+    append_line(path, b"three")
+    assert path.read_bytes() == b"one\ntwo\ncut o\nthree\n"
+
+
+def test_a_line_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path):
+    path = tmp_path / "lines"
+    append_line(path, b"one")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append_line(path, b"x" * 1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"one\n"
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])

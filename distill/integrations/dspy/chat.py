@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dspy
+import orjson
 from dspy.utils.exceptions import format_error_for_lm
 from pydantic_core import to_jsonable_python
 
@@ -27,11 +28,24 @@ def tool_specs(tools: Iterable[dspy.Tool]) -> tuple[ToolSpec, ...]:
 
 
 def as_text(value: Any) -> str:
-    """A field's value or a tool's result as a message carries it: text as it is, else JSON."""
+    """A field's value or a tool's result as a message carries it: text as it is, else JSON, and
+    what cannot be JSON as Python prints it."""
     if not isinstance(value, str):
-        value = json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)
+        try:
+            value = json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)
+        except (ValueError, RecursionError):  # it holds itself
+            value = str(value)
     # Half a surrogate pair is valid in a Python string, but in no file and no request.
     return str(value).encode("utf-8", "replace").decode()
+
+
+def as_arguments(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A call's arguments as files hold them; None, not filled, where they cannot be JSON."""
+    try:
+        found = orjson.loads(orjson.dumps(to_jsonable_python(value, fallback=str)))
+    except (TypeError, ValueError, RecursionError):  # whole numbers beyond 64 bits, half surrogates
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def failed(name: str, error: BaseException) -> str:

@@ -17,7 +17,7 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import format_error_for_lm
 
 from distill import history
-from distill.integrations.dspy.chat import as_text, asked, failed, tool_specs
+from distill.integrations.dspy.chat import as_arguments, as_text, asked, failed, tool_specs
 from distill.integrations.dspy.local import Accept, LocalRouter
 from distill.integrations.dspy.recorder import chosen_locally
 from distill.types import Context, Message, Router, ToolCall
@@ -43,7 +43,7 @@ class Routing:
 
 
 @dataclass
-class Step:
+class _Step:
     """Calls made together, and what they returned."""
 
     calls: tuple[ToolCall, ...]
@@ -74,7 +74,7 @@ class _Request:
 
     callee: _Callee
     arguments: Mapping[str, Any]
-    by_router: Step | None
+    by_router: _Step | None
     """The step that it belongs to, where the router chose it."""
 
     def reply(self) -> _Reply:
@@ -95,7 +95,7 @@ class _Request:
 _Loop = Generator[_Request, _Reply, Any]
 
 
-def _call(callee: _Callee, by_router: Step | None = None, /, **arguments: Any) -> _Loop:
+def _call(callee: _Callee, by_router: _Step | None = None, /, **arguments: Any) -> _Loop:
     """Have a call made; returns its value and raises its error."""
     value, error = yield _Request(callee, arguments, by_router)
     if error is not None:
@@ -124,7 +124,7 @@ class RoutedReAct(dspy.ReAct):
 
     Raises:
         RouterError: no router lies at the place, or it is damaged.
-        ValueError: a tool that cannot be offered, such as one without a name.
+        ValueError: a tool that cannot be offered, such as one without a name; another `history`.
     """
 
     def __init__(
@@ -137,6 +137,8 @@ class RoutedReAct(dspy.ReAct):
         policy: Accept | float = 0.9,
         history: Literal["synthetic", "handed"] = "synthetic",
     ) -> None:
+        if history not in ("synthetic", "handed"):
+            raise ValueError(f"history: {history!r} is neither 'synthetic' nor 'handed'")
         super().__init__(signature, tools, max_iters)
         self.router = LocalRouter(router, policy)
         self._specs = tool_specs(tool for name, tool in self.tools.items() if name != _FINISH)
@@ -166,16 +168,20 @@ class RoutedReAct(dspy.ReAct):
             except StopIteration as done:
                 return done.value
 
+    def load_state(self, state: dict[str, Any], **options: Any) -> None:
+        """Take a saved state, of a plain `dspy.ReAct`, too; errors as `LocalRouter.load_state`."""
+        super().load_state({"router": {}, **state}, **options)
+
     def _loop(self, counter: "_LmCounter", **input_args: Any) -> _Loop:
         max_iters = input_args.pop("max_iters", self.max_iters)
         before = asked(self.signature, input_args)
-        steps: list[Step] = []
+        steps: list[_Step] = []
         decisions = fallbacks = 0
         for _ in range(max_iters):
             context = Context(_conversation(before, steps), self._specs)
             decision = yield from _call(self.router, context=context)
             decisions += 1
-            step: Step | None = Step(decision.calls or (ToolCall(_FINISH, {}),), by_router=True)
+            step: _Step | None = _Step(decision.calls or (ToolCall(_FINISH, {}),), by_router=True)
             again = bool(steps) and decision.calls == steps[-1].calls
             if again or not self.router.takes(decision, context):
                 fallbacks += 1
@@ -191,9 +197,13 @@ class RoutedReAct(dspy.ReAct):
         routing = Routing(counter.calls, decisions, fallbacks)
         return dspy.Prediction(trajectory=_trajectory(steps), routing=routing, **answer)
 
-    def _react_step(self, inputs: Mapping[str, Any], steps: Sequence[Step]) -> _Loop:
+    def _react_step(self, inputs: Mapping[str, Any], steps: Sequence[_Step]) -> _Loop:
         """The LM's choice in DSPy's own form; None where it makes none that can be used."""
-        trajectory = _trajectory(steps)
+        # As text, since DSPy's adapters raise at lists of anything else.
+        shown = [
+            replace(step, results=[as_text(result) for result in step.results]) for step in steps
+        ]
+        trajectory = _trajectory(shown)
         try:
             for _ in range(_ATTEMPTS):
                 text = self._format_trajectory(trajectory)
@@ -203,14 +213,14 @@ class RoutedReAct(dspy.ReAct):
                     trajectory = self.truncate_trajectory(trajectory)
                 else:
                     call = ToolCall(chosen.next_tool_name, chosen.next_tool_args)
-                    return Step((call,), chosen.next_thought or "")
+                    return _Step((call,), chosen.next_thought or "")
         except (dspy.ContextWindowExceededError, dspy.AdapterParseError, ValueError) as error:
             # DSPy's ReAct ends its loop on a ValueError alone, and lets a tool that is not there
             # raise out of it as the adapter's error.
             log.warning("the LM chose no tool that can be called: %s", format_error_for_lm(error))
         return None
 
-    def _result(self, call: ToolCall, step: Step) -> _Loop:
+    def _result(self, call: ToolCall, step: _Step) -> _Loop:
         """What a call returns; a tool that raises says so in its result, as in DSPy."""
         try:
             return (
@@ -221,17 +231,18 @@ class RoutedReAct(dspy.ReAct):
         except Exception as error:
             return failed(call.name, error)
 
-    def _answer(self, inputs: Mapping[str, Any], steps: Sequence[Step]) -> _Loop:
+    def _answer(self, inputs: Mapping[str, Any], steps: Sequence[_Step]) -> _Loop:
         """The LM's last word, without the oldest steps where its context window is too small."""
-        for first in range(_ATTEMPTS):
+        left_out = 0
+        while True:
             try:
-                return (yield from self._asked_for_answer(inputs, steps[first:]))
+                return (yield from self._asked_for_answer(inputs, steps[left_out:]))
             except dspy.ContextWindowExceededError:
-                if first + 1 in (_ATTEMPTS, max(len(steps), 1)):
+                left_out += 1
+                if left_out >= min(_ATTEMPTS, len(steps)):
                     raise
-        raise AssertionError("unreachable")
 
-    def _asked_for_answer(self, inputs: Mapping[str, Any], steps: Sequence[Step]) -> _Loop:
+    def _asked_for_answer(self, inputs: Mapping[str, Any], steps: Sequence[_Step]) -> _Loop:
         if self._calls_field is None:
             return (yield from _call(self.extract, **{**inputs, "trajectory": _handed(steps)}))
         earlier = inputs.get(self._calls_field) or dspy.History(messages=[])
@@ -293,7 +304,7 @@ def _history_field(signature: type[dspy.Signature]) -> str:
 def _answering(signature: type[dspy.Signature], calls_field: str) -> type[dspy.Signature]:
     """The signature with a history; the other inputs may be left to its first event."""
     fields: dict[str, Any] = {
-        name: (info.annotation | None, info)
+        name: (info.annotation | None, copy.deepcopy(info))
         for name, info in signature.input_fields.items()
         if name != calls_field
     }
@@ -303,15 +314,16 @@ def _answering(signature: type[dspy.Signature], calls_field: str) -> type[dspy.S
     return made
 
 
-def _conversation(before: tuple[Message, ...], steps: Sequence[Step]) -> tuple[Message, ...]:
+def _conversation(before: tuple[Message, ...], steps: Sequence[_Step]) -> tuple[Message, ...]:
     """What the router is asked about: the calls of all steps, whoever chose them."""
     messages = before
     for step in steps:
-        messages = history.synthetic(messages, step.calls, [as_text(r) for r in step.results])
+        calls = [replace(call, arguments=as_arguments(call.arguments)) for call in step.calls]
+        messages = history.synthetic(messages, calls, [as_text(r) for r in step.results])
     return messages
 
 
-def _trajectory(steps: Sequence[Step]) -> dict[str, Any]:
+def _trajectory(steps: Sequence[_Step]) -> dict[str, Any]:
     """The steps as ReAct's trajectory: four keys for each call, a thought before the first."""
     trajectory: dict[str, Any] = {}
     calls = [
@@ -327,7 +339,7 @@ def _trajectory(steps: Sequence[Step]) -> dict[str, Any]:
     return trajectory
 
 
-def _shown(steps: Sequence[Step]) -> Iterator[tuple[str, Message, tuple[Message, ...]]]:
+def _shown(steps: Sequence[_Step]) -> Iterator[tuple[str, Message, tuple[Message, ...]]]:
     """Of each step before the last word, its thought, its calls and their results."""
     messages: tuple[Message, ...] = ()
     for step in steps:
@@ -337,7 +349,7 @@ def _shown(steps: Sequence[Step]) -> Iterator[tuple[str, Message, tuple[Message,
             yield step.thought, messages[before], messages[before + 1 :]
 
 
-def _events(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
+def _events(steps: Sequence[_Step]) -> Iterator[dict[str, Any]]:
     """The calls as events of a `dspy.History`; a thought is the reasoning before them."""
     for thought, made, results in _shown(steps):
         calls = dspy.ToolCalls.from_dict_list(
@@ -349,7 +361,7 @@ def _events(steps: Sequence[Step]) -> Iterator[dict[str, Any]]:
         yield ({"reasoning": thought} if thought else {}) | {"tool_calls": calls}
 
 
-def _handed(steps: Sequence[Step]) -> str:
+def _handed(steps: Sequence[_Step]) -> str:
     """The results as text, in place of ReAct's trajectory."""
     messages = [
         message

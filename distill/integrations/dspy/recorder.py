@@ -30,11 +30,18 @@ import dspy
 import orjson
 from dspy.predict.react_v2 import ReActV2
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
-from pydantic_core import to_jsonable_python
 
 from distill import history
 from distill.chat import digest, message_json, trace_json
-from distill.integrations.dspy.chat import as_text, asked, failed, replied, tool_specs, tools_in
+from distill.integrations.dspy.chat import (
+    as_arguments,
+    as_text,
+    asked,
+    failed,
+    replied,
+    tool_specs,
+    tools_in,
+)
 from distill.render import cut
 from distill.runs import append_line
 from distill.types import Message, ToolCall, Trace, Usage
@@ -135,7 +142,7 @@ class TraceRecorder(BaseCallback):
         self.written = self.left_out = 0
         self._runs: dict[str, _Run | None] = {}
         """Of every running module and tool, by call: the agent it works for; None inside a tool."""
-        self._called: dict[str, tuple[_Said, int]] = {}
+        self._called: dict[str, tuple[_Run, _Said, int]] = {}
         self._asked: dict[str, tuple[_Run, float]] = {}
         self._secrets = [
             value
@@ -193,7 +200,7 @@ class TraceRecorder(BaseCallback):
         if not run.said or run.said[-1].by != by:
             run.said.append(_Said(by))
         said = run.said[-1]
-        self._called[call_id] = (said, len(said.calls))
+        self._called[call_id] = run, said, len(said.calls)
         said.calls.append(ToolCall(instance.name, arguments))
         said.results.append("")
 
@@ -203,11 +210,10 @@ class TraceRecorder(BaseCallback):
         """A tool has returned or raised, which is its result, too."""
         self._runs.pop(call_id, None)
         if call_id in self._called:
-            said, i = self._called.pop(call_id)
-            name = said.calls[i].name
-            said.results[i] = self._kept(
-                as_text(outputs) if exception is None else failed(name, exception)
-            )
+            run, said, i = self._called.pop(call_id)
+            text = as_text(outputs) if exception is None else failed(said.calls[i].name, exception)
+            said.results[i] = self._kept(text)
+            run.size += len(said.results[i])
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """The LM is asked."""
@@ -237,14 +243,11 @@ class TraceRecorder(BaseCallback):
             text = text.replace(secret, "***")
         return text
 
-    def _arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A call's arguments; None, not filled, where they cannot be JSON."""
-        try:
-            text = orjson.dumps(to_jsonable_python(dict(arguments), fallback=str)).decode()
-            found: dict[str, Any] = orjson.loads(self._masked(text))
-        except (TypeError, ValueError):
-            return None
-        return found
+    def _arguments(self, value: Mapping[str, Any]) -> dict[str, Any] | None:
+        arguments = as_arguments(value)
+        if not self._secrets or arguments is None:
+            return arguments
+        return as_arguments(orjson.loads(self._masked(orjson.dumps(arguments).decode())))
 
     def _write(self, run: _Run, outputs: Any) -> None:
         line = orjson.dumps(trace_json(_trace(run, outputs, self._kept)))
@@ -258,6 +261,8 @@ class TraceRecorder(BaseCallback):
 
 def _trace(run: _Run, outputs: Any, kept: Callable[[str], str]) -> Trace:
     messages = run.request
+    # Later turns of a conversation, which repeat its first, must not be torn from it.
+    opening = messages[: next(i for i, m in enumerate(messages) if m.role == "user") + 1]
     decisions = []
     for said in run.said:
         if said.decided:
@@ -270,7 +275,7 @@ def _trace(run: _Run, outputs: Any, kept: Callable[[str], str]) -> Trace:
         messages = (*messages, _reply(run, fields, kept))
     return Trace(
         id=run.id,
-        group=digest([message_json(message) for message in run.request])[:32],
+        group=digest([message_json(message) for message in opening])[:32],
         teacher="+".join(run.models) or "unknown",
         source=f"dspy:{type(run.agent).__name__}",
         tools=tool_specs(run.tools.values()),
