@@ -376,6 +376,14 @@ class TestSaved:
         context = Context((), ())
         assert loaded.router(context) == routed.router(context)
 
+    def test_no_file_loosens_a_policy_of_the_codes_own(self, folder: str, tmp_path: Path):
+        RoutedReAct(SIGNATURE, TOOLS, router=folder, policy=0.0).save(tmp_path / "lax.json")
+        strict = RoutedReAct(
+            SIGNATURE, TOOLS, router=folder, policy=lambda decision, context: False
+        )
+        strict.load(tmp_path / "lax.json")
+        assert not strict.router.takes(REPLY, Context((), ()))
+
     def test_it_may_be_part_of_a_larger_one(self, folder: str, tmp_path: Path):
         class Desk(dspy.Module):
             def __init__(self, router: Any) -> None:

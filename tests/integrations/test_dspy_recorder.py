@@ -11,6 +11,7 @@ from typing import Any
 import dspy
 import pytest
 from dspy import lm15
+from dspy.predict.react_v2 import ReActV2
 from shop_program import (
     ANSWER,
     FINISH,
@@ -346,3 +347,19 @@ def test_a_full_disk_stops_no_program(recorder: TraceRecorder, monkeypatch, capl
         assert run(recorder, dspy.Predict(SIGNATURE), ANSWER).answer == "Shipped."
     assert "No space left" in caplog.text
     assert (recorder.written, recorder.path.read_bytes()) == (1, before)
+
+
+def test_dspys_newer_agent_is_recorded_alike(recorder: TraceRecorder):
+    """It may call several tools at once, and replies by a tool."""
+
+    def answer(*made: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+        chosen = [{"name": name, "args": arguments} for name, arguments in made]
+        return {"next_thought": "Hm.", "tool_calls": {"tool_calls": chosen}}
+
+    script = (answer(GET, ("list_orders", {})), answer(("submit", {"answer": "Shipped."})))
+    run(recorder, ReActV2(SIGNATURE, TOOLS), *script)
+    (trace,) = recorded(recorder)
+    assert made(trace) == [[GET, ("list_orders", {})]]
+    assert results(trace) == ["order 7: shipped", '["A", "B"]']
+    assert [tool.name for tool in trace.tools] == ["get_order", "list_orders"]
+    assert decided(trace) == ["get_order", "Shipped."]

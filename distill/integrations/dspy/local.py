@@ -90,7 +90,8 @@ class LocalRouter(Parameter):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take what a saved program states; what it does not state stays.
+        """Take what a saved program states; what it does not state stays, and so does a policy
+        that is a function: no file loosens what the code demands.
 
         Raises:
             RouterError: no router lies at the place that it states.
@@ -98,7 +99,7 @@ class LocalRouter(Parameter):
         place, threshold = state.get("path"), state.get("threshold")
         if place is not None and place != self.place:
             self._router, self.place = _load(place), place
-        if threshold is not None:
+        if threshold is not None and not callable(self._policy):
             self._policy = float(threshold)
 
     def reset(self) -> None:
