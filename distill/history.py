@@ -20,13 +20,14 @@ HANDED = "Looked up for you:"
 
 
 def synthetic(
-    messages: Sequence[Message], calls: Sequence[ToolCall], results: Sequence[str]
+    messages: Sequence[Message], calls: Sequence[ToolCall], results: Sequence[str | None]
 ) -> tuple[Message, ...]:
     """The conversation with calls that a router made and what the tools returned.
 
     Args:
         calls: each gets an id of its own where it has none, the same for the same conversation.
-        results: of each call, in order.
+        results: of each call, in order; None where there is none, and then no message stands for
+            it. APIs refuse a call without its result, so only a recorded conversation has that.
     """
     made = tuple(
         call if call.id is not None else replace(call, id=_id(len(messages), i, call))
@@ -35,6 +36,7 @@ def synthetic(
     returned = (
         Message("tool", result, call_id=call.id, name=call.name)
         for call, result in zip(made, results, strict=True)
+        if result is not None
     )
     return (*messages, Message("assistant", None, made), *returned)
 
@@ -42,52 +44,63 @@ def synthetic(
 def handed(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The conversation with every tool result as a user's text, and nothing else of the calls.
 
-    Results that follow each other become one message. What an assistant said beside its calls
-    stays, as words alone.
+    Results with only calls between them become one message. What an assistant said beside its
+    calls stays, as words alone.
     """
     return tuple(_handed(messages))
 
 
 def as_if_called(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """A recorded conversation as it were had a router made its calls: no words beside them, and ids
-    as `synthetic` gives them."""
+    """A recorded conversation as it were had a router made its calls.
+
+    An assistant's turn that calls becomes one message of all its calls, without the words that led
+    up to them, and ids are those that `synthetic` gives. A result belongs to the call that has its
+    id, else to the next call without a result; what belongs to none stays as it is.
+    """
     made: tuple[Message, ...] = ()
-    results: list[Message] = []
-    calls: tuple[ToolCall, ...] = ()
-
-    def settle() -> None:
-        nonlocal made, calls
-        if calls:
-            by_id = {message.call_id: message.content or "" for message in results}
-            fresh = tuple(replace(call, id=None) for call in calls)
-            made = synthetic(made, fresh, [by_id.get(call.id, "") for call in calls])
-        calls = ()
-        results.clear()
-
+    turn: list[Message] = []
     for message in messages:
-        if message.role == "tool":
-            results.append(message)
-            continue
-        settle()
-        if message.calls:
-            calls = message.calls
+        spoken = message.role == "assistant" and any(m.role == "tool" for m in turn)
+        if spoken or message.role not in ("assistant", "tool"):
+            made, turn = _settled(made, turn), []
+        if message.role in ("assistant", "tool"):
+            turn.append(message)
         else:
             made = (*made, message)
-    settle()
-    return made
+    return _settled(made, turn)
+
+
+def _settled(before: tuple[Message, ...], turn: Sequence[Message]) -> tuple[Message, ...]:
+    """What `as_if_called` makes of a turn: assistant messages and then tools', either none."""
+    calls = tuple(call for message in turn for call in message.calls)
+    if not calls:
+        return (*before, *turn)
+    results = [message for message in turn if message.role == "tool"]
+    own = [_take(results, call.id) for call in calls]
+    found = [result or (results.pop(0) if results else None) for result in own]
+    texts = [None if result is None else result.content or "" for result in found]
+    made = synthetic(before, [replace(call, id=None) for call in calls], texts)
+    last = max(i for i, message in enumerate(turn) if message.calls)
+    after = (message for message in turn[last + 1 :] if message.role == "assistant")
+    return (*made, *results, *after)
+
+
+def _take(results: list[Message], call_id: str | None) -> Message | None:
+    """The first result of that call, taken out of the list; None where there is none."""
+    for i, result in enumerate(results):
+        if call_id is not None and result.call_id == call_id:
+            return results.pop(i)
+    return None
 
 
 def _handed(messages: Sequence[Message]) -> Iterator[Message]:
-    for role, run in groupby(messages, key=lambda message: message.role):
+    heard = (message for message in messages if message.content or not message.calls)
+    for role, run in groupby(heard, key=lambda message: message.role):
         if role == "tool":
             results = "\n".join(message.content or "" for message in run)
             yield Message("user", f"{HANDED}\n{results}")
-            continue
-        for message in run:
-            if not message.calls:
-                yield message
-            elif message.content:
-                yield Message(message.role, message.content)
+        else:
+            yield from (replace(message, calls=()) for message in run)
 
 
 def _id(position: int, i: int, call: ToolCall) -> str:
