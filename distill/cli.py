@@ -12,7 +12,7 @@ from rich.table import Table
 
 from distill import config as configs
 from distill import disk
-from distill.config import DataConfig, RunConfig
+from distill.config import DataConfig, HistoriesConfig, RunConfig
 from distill.display import Display
 from distill.errors import ConfigError, InputError
 
@@ -167,6 +167,9 @@ def compare(
     prices: Annotated[
         Path | None, typer.Option(help="A table of prices like configs/prices.yaml.")
     ] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Recommend the cheapest router that holds this.")
+    ] = None,
 ) -> None:
     """Compare evaluated runs in one report: HTML, Markdown, CSV and JSON.
 
@@ -177,12 +180,51 @@ def compare(
     from distill.evaluation.report import table  # noqa: PLC0415
     from distill.runs import RunDir  # noqa: PLC0415
 
+    config = configs.parse({"target_accuracy": target_accuracy}, "command line", EvaluationConfig)
     table_of_prices = None if prices is None else configs.load_prices(prices)
-    report = compare_runs(
-        [RunDir(run) for run in runs], output, EvaluationConfig(), table_of_prices
-    )
+    report = compare_runs([RunDir(run) for run in runs], output, config, table_of_prices)
     _show(table(report))
     _say(str(output / "report.html"))
+
+
+@app.command()
+def histories(
+    source: Annotated[
+        Path, typer.Argument(metavar="DATASET_OR_RUN", help="A dataset folder or a run directory.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the figures go.")],
+    overrides: Overrides = None,
+    *,
+    arms: Annotated[
+        str, typer.Option(help="Separated by commas; see `distill.evaluation.arms`.")
+    ] = "own,handed,synthetic,synthetic-no-tools",
+    model: Annotated[
+        str, typer.Option(help="A causal LM: packaged:smollm2, a hub name or a folder.")
+    ] = "packaged:smollm2",
+    part: Annotated[str, typer.Option(help="The part whose traces are measured.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option(help="At most this many replies, drawn by the seed.")
+    ] = None,
+) -> None:
+    """Tell how expected recorded replies are to a local LM, by what it is shown of tool calls.
+
+    Arms: own (the calls as recorded), handed (results as text, no tools in the request) and
+    synthetic (calls as though a router had made them); each also as own-no-tools,
+    handed-with-tools, synthetic-no-tools. A killed command goes on where it was.
+
+    Example: `distill histories runs/quickstart/dataset-s0 --arms own,handed --limit 40 -o out`
+    """
+    from distill.evaluation.report import histories as shown  # noqa: PLC0415
+    from distill.pipeline.histories import measure_histories  # noqa: PLC0415
+
+    values = {"arms": arms.split(","), "model": model, "part": part, "limit": limit}
+    config = configs.parse(values, "command line", HistoriesConfig, overrides or ())
+    with Display(err) as display:
+        report = measure_histories(source, config, output, display)
+    _show(shown.arms_table(report))
+    _show(shown.paired_table(report))
+    _say(shown.counts(report))
+    _say(str(output / "histories.json"))
 
 
 @app.command()

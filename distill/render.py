@@ -12,7 +12,7 @@ This module knows nothing of tokenizers or models: token counts come in as a fun
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -137,13 +137,48 @@ def render_chat(context: Context, config: RenderConfig, scale: float = 1.0) -> C
     return Chat(messages, [tool_json(tool) for tool in context.tools])
 
 
-def _chat_json(message: Message, chars: int) -> dict[str, Any]:
+def whole_chat(context: Context) -> Chat:
+    """A conversation as it stands as chat messages; `shortened` makes it a short one."""
+    messages = [_chat_json(message, None) for message in context.messages]
+    return Chat(messages, [tool_json(tool) for tool in context.tools])
+
+
+def shortened(context: Context, config: RenderConfig, scale: float = 1.0) -> Context:
+    """The windowed conversation as messages again, for whoever renders it in another way.
+
+    Results stay with their calls: where the latest messages would begin with a result, more of them
+    are kept, back to its call. Of what is left out in between nothing is said.
+    """
+    said = [message for message in context.messages if message.role != "system"]
+    turns = min(config.turns, len(said))
+    while turns < len(said) and said[-turns].role == "tool":
+        turns += 1
+    view = window(context, config.model_copy(update={"turns": max(turns, 1)}), scale)
+    chars = int(config.turn_chars * scale)
+    system = [Message("system", view.system)] if view.system else []
+    first = [] if view.first is None else [view.first]
+    return Context((*system, *first, *(_shorter(m, chars) for m in view.latest)), context.tools)
+
+
+def _shorter(message: Message, chars: int) -> Message:
+    calls = (
+        call
+        if call.arguments is None
+        else replace(call, arguments=_short(dict(call.arguments), chars))
+        for call in message.calls
+    )
+    return replace(message, calls=tuple(calls))
+
+
+def _chat_json(message: Message, chars: int | None) -> dict[str, Any]:
+    """The message with its calls' arguments as objects, in about `chars` characters each."""
     value = message_json(message)
     value["content"] = value["content"] or ""
     for call in value.get("tool_calls", ()):
         # Templates print arguments with `tojson`; vLLM parses the string form to this same object.
         function = call["function"]
-        function["arguments"] = _short(orjson.loads(function["arguments"] or "{}"), chars)
+        arguments = orjson.loads(function["arguments"] or "{}")
+        function["arguments"] = arguments if chars is None else _short(arguments, chars)
     return value
 
 

@@ -28,19 +28,25 @@ Run = tuple[Message, ...]
 
 def decision_points(trace: Trace) -> Iterator[Example]:
     """Every decision of the trace, in order, as examples named `<trace id>#<n>` from n = 0."""
-    asked = first_user(trace.messages)
-    number = 0
-    for start, said in _recorded_turns(trace):
-        if _fault(start, said, asked) is None:
-            calls = tuple(call for message in said for call in message.calls)
-            yield Example(
-                id=f"{trace.id}#{number}",
-                trace_id=trace.id,
-                group=trace.group,
-                context=Context(trace.messages[:start], trace.tools),
-                label=Decision("call" if calls else "reply", calls),
-            )
-            number += 1
+    for number, (start, said) in enumerate(_decisions(trace)):
+        calls = tuple(call for message in said for call in message.calls)
+        yield Example(
+            id=f"{trace.id}#{number}",
+            trace_id=trace.id,
+            group=trace.group,
+            context=Context(trace.messages[:start], trace.tools),
+            label=Decision("call" if calls else "reply", calls),
+        )
+
+
+def final_reply(trace: Trace) -> tuple[Context, str] | None:
+    """The words of the trace's last decision and what was before them; None where it calls."""
+    decisions = list(_decisions(trace))
+    if not decisions or any(message.calls for message in decisions[-1][1]):
+        return None
+    start, said = decisions[-1]
+    words = "\n".join(message.content for message in said if message.content)
+    return Context(trace.messages[:start], trace.tools), words
 
 
 def skipped_turns(trace: Trace) -> Counter[str]:
@@ -76,6 +82,14 @@ def _recorded_turns(trace: Trace) -> Iterator[tuple[int, Run]]:
     for start, run in _turns(trace.messages):
         said = (m for i, m in enumerate(run, start) if recorded is None or i in recorded)
         yield start, tuple(said)
+
+
+def _decisions(trace: Trace) -> Iterator[tuple[int, Run]]:
+    """The turns that are decision points."""
+    asked = first_user(trace.messages)
+    for start, said in _recorded_turns(trace):
+        if _fault(start, said, asked) is None:
+            yield start, said
 
 
 def _fault(start: int, said: Run, asked: int) -> str | None:

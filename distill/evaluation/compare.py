@@ -16,8 +16,9 @@ from distill.chat import same_calls
 from distill.config import EvaluationConfig, PricesConfig
 from distill.errors import InputError, RouterError
 from distill.evaluation.comparable import require_comparable
-from distill.evaluation.intervals import holm, number_groups, paired_difference
+from distill.evaluation.intervals import Difference, number_groups, paired_difference
 from distill.evaluation.latency import Timing, supported
+from distill.evaluation.paired import adjusted, entry
 from distill.evaluation.predictions import Prediction, load
 from distill.evaluation.report import write_report
 from distill.evaluation.summary import (
@@ -158,14 +159,9 @@ def _paired(by_router: Mapping[str, Sequence[Measured]], resamples: int) -> list
             common = [key for key in rows[a] if key in rows[b]]
             if common:
                 pairs = [(key[0], rows[a][key], rows[b][key]) for key in common]
-                entries.append(
-                    {"a": a, "b": b, "metric": metric, **_difference(pairs, correct, resamples)}
-                )
-        tested = [entry for entry in entries if entry["p_value"] is not None]
-        adjusted = holm([entry["p_value"] for entry in tested])
-        for entry, p_value_holm in zip(tested, adjusted, strict=True):
-            entry["p_value_holm"] = p_value_holm
-        report += entries
+                found, by_seed = _difference(pairs, correct, resamples)
+                entries.append({**entry(a, b, metric, found), "by_seed": by_seed})
+        report += adjusted(entries)
     return report
 
 
@@ -173,8 +169,8 @@ def _difference(
     pairs: Sequence[tuple[int, Prediction, Prediction]],
     correct: Callable[[Prediction], bool],
     resamples: int,
-) -> dict[str, Any]:
-    """The figures of a `paired[]` entry from (seed, one router's decision, the other's)."""
+) -> tuple[Difference, list[dict[str, Any]]]:
+    """The difference over (seed, one router's decision, the other's), and that under each seed."""
     seeds = np.array([seed for seed, _, _ in pairs])
     left = np.array([correct(a) for _, a, _ in pairs], dtype=np.float64)
     right = np.array([correct(b) for _, _, b in pairs], dtype=np.float64)
@@ -190,14 +186,7 @@ def _difference(
         for seed in np.unique(seeds)
         for here in [seeds == seed]
     ]
-    return {
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p_value": found.p_value,
-        "p_value_holm": None,
-        "by_seed": by_seed,
-    }
+    return found, by_seed
 
 
 def _read(run: RunDir) -> Measured:

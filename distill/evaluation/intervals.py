@@ -131,21 +131,50 @@ def estimate(
     return found
 
 
+def mean(values: Array, groups: Indices, resamples: int, weights: Array | None = None) -> Estimate:
+    """Weighted mean of amounts from 0 without an upper bound (n,): nats, tokens, milliseconds.
+
+    The two ends at which halves of a group are made up are one standard deviation of the amounts
+    from their mean.
+    """
+    ones = np.ones_like(values) if weights is None else weights
+    statistic = Statistic(np.stack([values * ones, ones], axis=1), lambda s: s[..., 0] / s[..., 1])
+    sums = _group_sums(statistic.columns, groups)
+    value = float(statistic.value(sums.sum(axis=0)))
+    deviation = float(np.sqrt(np.average((values - value) ** 2, weights=ones)))
+    variance = _variances({"mean": statistic}, {"mean": sums}, resamples)["mean"]
+    spread = _spread(value, variance, _sizes(sums), (value - deviation, value + deviation))
+    low, high = (None, None) if spread is None else spread.interval(value, (0.0, np.inf))
+    return Estimate(value, low, high)
+
+
 def paired_difference(
-    a: Array, b: Array, groups: Indices, resamples: int, weights: Array | None = None
+    a: Array,
+    b: Array,
+    groups: Indices,
+    resamples: int,
+    weights: Array | None = None,
+    *,
+    shares: bool = True,
 ) -> Difference:
-    """Weighted mean of a - b over the same n examples: two routers' correctness, 0 or 1 each."""
-    columns = np.stack([a - b, np.abs(a - b), np.ones_like(a)], axis=1)
+    """Weighted mean of a - b over the same n examples: two routers' correctness, 0 or 1 each.
+
+    With `shares=False` they are amounts of any size: nats, tokens, milliseconds.
+    """
+    columns = np.stack([a - b, (a - b) ** 2, np.ones_like(a)], axis=1)
     columns *= 1.0 if weights is None else weights[:, None]
-    statistic = Statistic(columns, lambda s: s[..., 0] / s[..., 2], bounds=(-1.0, 1.0))
+    bounds = (-1.0, 1.0) if shares else (-np.inf, np.inf)
+    statistic = Statistic(columns, lambda s: s[..., 0] / s[..., 2], bounds)
     sums = _group_sums(columns, groups)
     variance = _variances({"d": statistic}, {"d": sums}, resamples)["d"]
     value = float(statistic.value(sums.sum(axis=0)))
     sizes = _sizes(sums)
-    # The share of decisions where just one is right is the variance of one decision's difference;
-    # half a group more keeps it above 0 where the two never differed.
-    differing = (len(sizes) * sums[:, 1].sum() / sizes.sum() + 0.5) / (len(sizes) + 1)
-    deviation = float(np.sqrt(differing))
+    # The mean square is the variance of one decision's difference (of shares: how many differ);
+    # half a group more keeps that of shares above 0 where the two never differed.
+    square = sums[:, 1].sum() / sizes.sum()
+    if shares:
+        square = (len(sizes) * square + 0.5) / (len(sizes) + 1)
+    deviation = float(np.sqrt(square))
     spread = _spread(value, variance, sizes, (-deviation, deviation))
     if spread is None:
         return Difference(value, None, None, None)
@@ -177,7 +206,9 @@ class _Spread:
         return min(low, value), max(high, value)
 
     def p_value(self) -> float:
-        """Of the hypothesis that the figure is 0."""
+        """Of the hypothesis that the figure is 0; 1 where amounts never differed at all."""
+        if not self.error:
+            return 1.0
         return float(2 * stdtr(self.freedom, -abs(self.centre) / self.error))
 
 

@@ -61,6 +61,23 @@ def chat_template(style: str) -> str:
     return f'{{%- set tool_style = "{style}" -%}}\n{_TEMPLATE.read_text()}'
 
 
+def prompt_text(tokenizer: PreTrainedTokenizerBase, chat: Chat, **variables: Any) -> str:
+    """A request as the tokenizer's template words it; `variables` are the template's own."""
+    rendered = tokenizer.apply_chat_template(
+        chat.messages,
+        tools=cast(Any, chat.tools) or None,
+        tokenize=False,
+        add_generation_prompt=True,
+        **variables,
+    )
+    return cast(str, rendered)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a prompt or a completion; the template names all special tokens."""
+    return cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 class PromptFormat:
     """Context -> prompt, as training and routing see it, through the tokenizer's own template.
 
@@ -94,23 +111,16 @@ class PromptFormat:
     def prompt(self, context: Context) -> str:
         """The prompt's text, shrunk to `max_tokens`."""
         return fit(
-            lambda scale: self._render(render_chat(context, self.config.render, scale)),
+            lambda scale: prompt_text(
+                self.tokenizer, render_chat(context, self.config.render, scale)
+            ),
             lambda text: len(self.ids(text)),
             self.config.max_tokens,
         )
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a prompt or a completion; the template names all special tokens."""
-        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _render(self, chat: Chat) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            chat.messages,
-            tools=cast(Any, chat.tools) or None,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        return cast(str, rendered)
+        return token_ids(self.tokenizer, text)
 
 
 def parse_completion(text: str, context: Context) -> Decision | None:

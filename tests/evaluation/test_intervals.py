@@ -181,3 +181,32 @@ def test_a_large_difference_over_many_groups_is_significant() -> None:
     many = intervals.paired_difference(np.ones(40), np.zeros(40), np.arange(40), 500)
     assert many.p_value is not None
     assert many.p_value < 1e-6
+
+
+def test_an_amount_has_a_mean_between_its_ends_and_no_upper_bound() -> None:
+    values = np.array([3.0, 4.0, 5.0, 900.0, 2.0, 6.0])
+    found = intervals.mean(values, np.arange(6), 500, np.array([1.0, 1.0, 1.0, 1.0, 2.0, 0.5]))
+    assert found.value == pytest.approx((3 + 4 + 5 + 900 + 4 + 3) / 6.5)
+    assert found.low == 0
+    assert found.high > 300
+    steady = intervals.mean(values[:3].repeat(4) / 1000, np.arange(12), 500)
+    assert 0 < steady.low < steady.value < steady.high < 0.005
+
+
+def test_amounts_are_paired_in_their_own_unit() -> None:
+    """A thousand times the amounts is a thousand times the difference and its interval."""
+    luck = np.random.default_rng(0)
+    hardness = luck.uniform(0, 50, 40)
+    a, b = hardness + luck.normal(0.5, 0.2, 40), hardness
+    small = intervals.paired_difference(a, b, np.arange(40), 500, shares=False)
+    large = intervals.paired_difference(1000 * a, 1000 * b, np.arange(40), 500, shares=False)
+    assert 0.3 < small.low < small.value < small.high < 0.7
+    assert large[:3] == pytest.approx([1000 * figure for figure in small[:3]])
+    assert large.p_value == pytest.approx(small.p_value)
+    assert small.p_value < 0.001
+
+
+def test_amounts_that_never_differed_have_a_difference_of_0() -> None:
+    same = np.full(6, 2.5)
+    found = intervals.paired_difference(same, same, np.arange(6), 200, shares=False)
+    assert found == (0.0, 0.0, 0.0, 1.0)
