@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from distill.chat import same_calls
 from distill.config import RenderConfig
-from distill.render import TEXT_STEPS, completion, cut, fit, render_chat, render_text, window
+from distill.render import (
+    TEXT_STEPS,
+    completion,
+    cut,
+    fit,
+    render_chat,
+    render_text,
+    shortened,
+    whole_chat,
+    window,
+)
 from distill.types import Context, Decision, Message, ToolCall, ToolSpec
 
 settings = st.builds(
@@ -305,3 +315,57 @@ def test_nested_objects_have_one_spelling_too():
     to = [{"x": 1, "age": 3, "mail": "m", "name": "n"}, {"mail": "m", "name": "n"}]
     written = completion(Decision("call", (ToolCall("send", {"to": to}),)), (spec,))
     assert '[{"name":"n","mail":"m","age":3,"x":1},{"name":"n","mail":"m"}]' in written
+
+
+# --- shortened
+
+
+@given(chat_values.contexts, settings, scales)
+def test_a_shortened_conversation_keeps_the_request_and_the_latest_turns_in_order(
+    context: Context, config: RenderConfig, scale: float
+):
+    short = shortened(context, config, scale)
+    view = window(context, config, scale)
+    assert short.tools == context.tools
+    first, _ = split(short)
+    assert first == view.first
+    kept = [(m.role, m.content, m.call_id) for m in short.messages]
+    latest = [(m.role, m.content, m.call_id) for m in view.latest]
+    assert kept[len(kept) - len(latest) :] == latest
+    recorded = iter([(m.role, m.call_id) for m in context.messages if m.role != "system"])
+    assert all(
+        (m.role, m.call_id) in recorded for m in short.messages if m.role != "system"
+    )  # a subsequence
+
+
+def test_a_result_stays_with_its_call():
+    asked = tuple(ToolCall("get", {"n": n}, f"c{n}") for n in range(3))
+    messages = [
+        Message("user", "all three, please"),
+        *(Message("user", f"and {n}") for n in range(4)),
+        Message("assistant", None, asked),
+        *(Message("tool", str(n), call_id=f"c{n}") for n in range(3)),
+    ]
+    short = shortened(Context(tuple(messages), ()), RenderConfig(turns=2))
+    assert short.messages == (messages[0], *messages[5:])
+
+
+def test_a_conversation_that_is_short_is_left_as_it_is():
+    asked = ToolCall("get", {"n": 1}, "c")
+    messages = (
+        Message("system", "You help."),
+        Message("user", "hello"),
+        Message("assistant", "One moment.", (asked,)),
+        Message("tool", "1", call_id="c"),
+    )
+    context = Context(messages, (ToolSpec("get"),))
+    assert shortened(context, RenderConfig(system_chars=99)) == context
+
+
+def test_a_whole_chat_cuts_nothing_and_has_arguments_as_objects():
+    long = {"text": "x" * 9999}
+    messages = (Message("user", "y" * 9999), Message("assistant", None, (ToolCall("put", long),)))
+    chat = whole_chat(Context(messages, (ToolSpec("put"),)))
+    assert chat.messages[0]["content"] == "y" * 9999
+    assert chat.messages[1]["tool_calls"][0]["function"]["arguments"] == long
+    assert [tool["function"]["name"] for tool in chat.tools] == ["put"]

@@ -100,15 +100,15 @@ class LocalLM:
         Raises:
             ModelError: the model gives no finite one.
         """
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        found: dict[int, float] = {}
-        for start in range(0, len(order), self.config.batch_size):
-            chunk = order[start : start + self.config.batch_size]
-            values = self._nll([prompts[i] for i in chunk], reply)
-            found |= dict(zip(chunk, values, strict=True))
+        # Equal histories, as those of a teacher that says nothing beside its calls, cost one pass.
+        distinct = sorted({tuple(prompt) for prompt in prompts}, key=len)
+        found: dict[tuple[int, ...], float] = {}
+        for start in range(0, len(distinct), self.config.batch_size):
+            chunk = distinct[start : start + self.config.batch_size]
+            found |= dict(zip(chunk, self._nll(list(map(list, chunk)), reply), strict=True))
         if not np.isfinite(list(found.values())).all():
             raise ModelError(self.name, "gives no finite likelihood", "use another model")
-        return [found[i] for i in range(len(prompts))]
+        return [found[tuple(prompt)] for prompt in prompts]
 
     def _nll(self, prompts: Sequence[list[int]], reply: list[int]) -> list[float]:
         # Padded on the left, all rows end with the reply, and only its logits are computed.

@@ -8,6 +8,7 @@ from made_traces import BOOK, SEARCH, calls, many, says, search, trace, user
 from distill.dataset.points import (
     context_key,
     decision_points,
+    final_reply,
     label_key,
     skipped_turns,
     step,
@@ -138,3 +139,19 @@ def test_labels_compare_on_calls_in_any_order() -> None:
     )
     assert label_key(Decision("call", (a,))) != label_key(Decision("call", (a, a)))
     assert label_key(Decision("reply")) != label_key(Decision("call", (a,)))
+
+
+def test_the_final_reply_is_all_that_the_last_turn_said() -> None:
+    asked = (user("two things"), calls(search("a")), Message("tool", "ok"))
+    made = trace("t", *asked, says("Here."), says("And there."), user("thanks"))
+    reply = final_reply(made)
+    assert reply == (Context(asked, made.tools), "Here.\nAnd there.")
+
+
+def test_a_trace_that_ends_with_a_call_or_says_nothing_has_no_final_reply() -> None:
+    asked = (user("two things"), says("Sure."))
+    assert final_reply(trace("t", *asked, user("go"), calls(search("a")))) is None
+    assert final_reply(trace("t", user("hello"))) is None
+    # An answer that nobody recorded as the teacher's own is only context.
+    recorded = replace(trace("t", *asked, user("and?"), says("Done.")), decisions=(1,))
+    assert final_reply(recorded) == (Context(asked[:1], recorded.tools), "Sure.")
