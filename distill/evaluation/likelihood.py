@@ -34,8 +34,8 @@ from distill.types import Context
 
 _INSTRUCTION = "You are a helpful assistant."
 _WITH_TOOLS = f"{_INSTRUCTION} Call tools with <tool_call>."
-_STEPS = 8
-"""Scales tried until a conversation fits: the last keeps a twelfth of each message."""
+_STEPS = 12
+"""Scales tried until a conversation fits: the last keeps a fiftieth of each message."""
 _ALL = 10**9
 _EVERYTHING = RenderConfig(system_chars=_ALL, first_chars=_ALL, turn_chars=_ALL, turns=_ALL)
 TOO_LONG = "the reply and the tools leave no room"
