@@ -20,6 +20,7 @@ from distill.evaluation.intervals import Difference, number_groups, paired_diffe
 from distill.evaluation.latency import Timing, supported
 from distill.evaluation.paired import adjusted, entry
 from distill.evaluation.predictions import Prediction, load
+from distill.evaluation.reach import reach
 from distill.evaluation.report import write_report
 from distill.evaluation.summary import (
     Measured,
@@ -144,6 +145,7 @@ def _report(
         "routers": entries,
         "paired": _paired({name: by_router[name] for name in order}, config.bootstrap),
         "cost": cost_entry(every, teacher, llm, prices),
+        "reach": reach(entries, config.target_accuracy),
     }
 
 

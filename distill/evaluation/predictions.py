@@ -11,34 +11,10 @@ from pathlib import Path
 import orjson
 
 from distill.chat import call_json, decision_json, message_json, parse_decision, tool_json
-from distill.dataset.points import n_arguments, step
 from distill.errors import RouterError
+from distill.evaluation.difficulty import Difficulty
 from distill.runs import write
 from distill.types import Decision, Example
-
-
-@dataclass(frozen=True)
-class Difficulty:
-    """The properties of an example by which accuracy is broken down (`distill.evaluation.buckets`).
-
-    `n_tools` offered, `step` (assistant turns before this one), `n_calls` and `n_arguments` of the
-    label, the latter summed over its calls: as the dataset's rows have them.
-    """
-
-    n_tools: int
-    step: int
-    n_calls: int
-    n_arguments: int
-
-    @classmethod
-    def of(cls, example: Example) -> "Difficulty":
-        calls = example.label.calls
-        return cls(
-            n_tools=len(example.context.tools),
-            step=step(example.context),
-            n_calls=len(calls),
-            n_arguments=n_arguments(calls),
-        )
 
 
 @dataclass(frozen=True)

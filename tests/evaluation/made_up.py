@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from distill.config import EvaluationConfig, MajorityConfig
+from distill.evaluation.difficulty import Difficulty
 from distill.evaluation.latency import Timing
-from distill.evaluation.predictions import Difficulty, Prediction, save
+from distill.evaluation.predictions import Prediction, save
 from distill.routers.confidence import Threshold
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace

@@ -28,6 +28,18 @@ _BUCKETS = {
     "type": "array",
     "items": _object({"bucket": _TEXT, "n": _SOME, "n_groups": _SOME, "tool_accuracy": _ESTIMATE}),
 }
+_BREAKDOWNS = (
+    *("complexity", "n_tools", "step", "n_calls", "n_arguments"),
+    *("dependent_steps", "argument_kind", "branches", "length"),
+)
+_STANDING = _object(
+    {
+        "name": _TEXT,
+        "holds": _or_null(_TEXT),
+        "falls": _or_null(_object({"bucket": _TEXT, "tool_accuracy": _ESTIMATE, "mark": _SHARE})),
+        "open": {"type": "array", "items": _TEXT},
+    }
+)
 _PERCENTILES = _object({"p50": _NUMBER, "p95": _NUMBER})
 # Fewer than 20 samples tell no p95, fewer than 100 no p99.
 _TIMING = {
@@ -181,9 +193,7 @@ REPORT = _object(
                     "no_call": _object(
                         {"precision": _or_null(_ESTIMATE), "recall": _or_null(_ESTIMATE)}
                     ),
-                    "by_bucket": _object(
-                        dict.fromkeys(("n_tools", "step", "n_calls", "n_arguments"), _BUCKETS)
-                    ),
+                    "by_bucket": _object(dict.fromkeys(_BREAKDOWNS, _BUCKETS)),
                     "by_seed": {
                         "type": "array",
                         "minItems": 1,
@@ -250,6 +260,17 @@ REPORT = _object(
             ),
         },
         "cost": _COST,
+        "reach": _object(
+            {
+                "target": _or_null(_SHARE),
+                "recommended": _or_null(_object({"name": _TEXT, "sure": _FLAG})),
+                "by": {
+                    "type": "object",
+                    "propertyNames": {"enum": list(_BREAKDOWNS)},
+                    "additionalProperties": {"type": "array", "items": _STANDING},
+                },
+            }
+        ),
         "evaluation": {"anyOf": [RUN_EVALUATION, COMPARED]},
     }
 )

@@ -2,6 +2,7 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,10 +10,11 @@ from made_up import TOOLS, Scripted, call, example, predictions, simulate
 
 from distill.config import EvaluationConfig
 from distill.errors import ConfigError, DatasetError, RouterError
-from distill.evaluation.buckets import by_bucket
+from distill.evaluation.buckets import TITLES, by_bucket
+from distill.evaluation.difficulty import Difficulty
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.latency import measure
-from distill.evaluation.predictions import Difficulty, load, save
+from distill.evaluation.predictions import load, save
 from distill.types import Context, Decision, Message, ToolCall
 
 SMALL = EvaluationConfig(bootstrap=100, batch_size=4, latency_samples=6)
@@ -119,7 +121,7 @@ def test_latency_is_timed_one_at_a_time_and_throughput_in_full_batches() -> None
 def test_difficulty_is_read_off_the_example() -> None:
     label = Decision("call", (ToolCall("a", {"x": 1, "y": 2}), ToolCall("b", None)))
     assert Difficulty.of(example(0, label, turns=2)) == Difficulty(
-        n_tools=len(TOOLS), step=2, n_calls=2, n_arguments=2
+        n_tools=len(TOOLS), step=2, n_calls=2, n_arguments=2, branches=0, length=39
     )
 
 
@@ -143,16 +145,15 @@ def test_a_weight_counts_in_a_bucket_and_groups_count_once() -> None:
 def test_buckets_hold_every_example_once_in_order() -> None:
     made = simulate(0.8, 0)
     report = by_bucket(made, 100)
-    assert list(report) == ["n_tools", "step", "n_calls", "n_arguments"]
+    assert list(report) == list(TITLES)
     with_calls = sum(p.label.action == "call" for p in made)
     for dimension, rows in report.items():
-        total = with_calls if dimension == "n_arguments" else len(made)
+        of_arguments = dimension in ("n_arguments", "dependent_steps", "argument_kind")
+        total = with_calls if of_arguments else len(made)
         assert sum(row["n"] for row in rows) == total
         right = sum(row["n"] * row["tool_accuracy"]["value"] for row in rows)
         expected = [
-            p.decision.tools == p.label.tools
-            for p in made
-            if dimension != "n_arguments" or p.label.calls
+            p.decision.tools == p.label.tools for p in made if not of_arguments or p.label.calls
         ]
         assert right == pytest.approx(sum(expected))
     assert [row["bucket"] for row in report["step"]] == ["0", "1", "2", "3-4", "5-9"]
@@ -161,4 +162,19 @@ def test_buckets_hold_every_example_once_in_order() -> None:
 def test_buckets_leave_out_what_did_not_occur() -> None:
     report = by_bucket(predictions([(call(), call())]), 100)
     assert [row["bucket"] for row in report["n_calls"]] == ["0"]
-    assert report["n_arguments"] == []
+    assert report["n_arguments"] == report["argument_kind"] == []
+
+
+def test_a_property_that_was_not_recorded_is_in_no_bucket(tmp_path: Path) -> None:
+    """Predictions of before a property was recorded are still read."""
+    made = predictions([(call("a"), call("a")), (call("a"), call())] * 6)
+    save(tmp_path / "p.jsonl", made)
+    lines = [orjson.loads(line) for line in (tmp_path / "p.jsonl").read_bytes().splitlines()]
+    kept = ("n_tools", "step", "n_calls", "n_arguments")
+    for line in lines[:4]:
+        line["buckets"] = {name: line["buckets"][name] for name in kept}
+    (tmp_path / "p.jsonl").write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    report = by_bucket(load(tmp_path / "p.jsonl"), 100)
+    for dimension in ("complexity", "branches", "length", "dependent_steps", "argument_kind"):
+        assert sum(row["n"] for row in report[dimension]) == 8
+    assert sum(row["n"] for row in report["n_calls"]) == 12

@@ -11,7 +11,8 @@ from made_up import call, example
 
 from distill.config import RiskConfig
 from distill.evaluation.calibrate import fit_calibration
-from distill.evaluation.predictions import Difficulty, Prediction
+from distill.evaluation.difficulty import Difficulty
+from distill.evaluation.predictions import Prediction
 from distill.evaluation.risk import Judged, correlation, fit_thresholds
 from distill.routers.confidence import Calibration, Threshold, log_odds
 from distill.types import Decision, ToolCall

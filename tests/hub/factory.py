@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from distill.chat import digest
+from distill.evaluation.buckets import TITLES
 from distill.routers.folder import FORMAT
 from distill.routers.pretrained import PACKAGES, BaseModel
 from distill.runs import RunDir, write, write_json
@@ -127,9 +128,7 @@ def report(kind: str) -> dict[str, Any]:
                 "call_accuracy": estimate(0.1 + 0.2),
                 "macro_f1": estimate(0.75),
                 "no_call": {"precision": estimate(0.9), "recall": None},
-                "by_bucket": {
-                    name: [bucket] for name in ("n_tools", "step", "n_calls", "n_arguments")
-                },
+                "by_bucket": {name: [bucket] for name in TITLES},
                 "by_seed": [{"seed": 0, "n_examples": 180, "tool_accuracy": estimate(0.87654321)}],
                 "calibration": {
                     "ece": estimate(0.00001, 0.000001),
@@ -155,6 +154,7 @@ def report(kind: str) -> dict[str, Any]:
             "seconds": 900.0,
             **dict.fromkeys(("currency", "training_per_hour", "prices", "missing_prices")),
         },
+        "reach": {"target": None, "recommended": None, "by": {}},
         "evaluation": {"seed": 0, "bootstrap": 1000, "hardware": hardware("Other CPU"), **timing},
     }
 

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from distill.evaluation.buckets import TITLES
 from distill.evaluation.intervals import MIN_GROUPS
 from distill.evaluation.predictions import Prediction
-from distill.evaluation.report import formats, plots, words
+from distill.evaluation.report import formats, plots, reach, words
 from distill.evaluation.report.confusion import mistakes
 from distill.evaluation.summary import agreement_of
 
@@ -39,7 +39,9 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
     confident = next((r for r in routers if r["calibration"]["ece"] is not None), None)
     ordered = {router["name"]: predictions[router["name"]] for router in routers}
     wrong = mistakes(predictions[best["name"]], _MISTAKES)
-    return environment.get_template("page.html.jinja").render(
+    return environment.get_template(
+        "page.html.jinja"
+    ).render(
         report=report,
         routers=routers,
         best=best,
@@ -69,12 +71,15 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
         buckets=[
             (title, Markup(svg))
             for dimension, title in TITLES.items()
-            if (svg := plots.bucket_plot(routers, dimension, title)) is not None
+            if dimension != "complexity"  # has a plot of its own
+            and (svg := plots.bucket_plot(routers, dimension, title)) is not None
         ],
         legend=[
             (Markup(plots.marker(i)), router["name"])
             for i, router in enumerate(routers[: plots.SERIES])
         ],
+        reach=reach,
+        reach_plot=_markup(plots.complexity_plot(routers)),
         commands=_commands(report["evaluation"]),
     )
 

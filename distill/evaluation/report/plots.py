@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from distill.evaluation.buckets import names as bucket_names
 from distill.evaluation.calibration import calibration_bins
 from distill.evaluation.cost import pareto
 from distill.evaluation.metrics import score
@@ -304,7 +305,7 @@ def bucket_plot(routers: Sequence[Router], dimension: str, title: str) -> str | 
     for router in shown:
         for bucket in router["by_bucket"][dimension]:
             sizes[bucket["bucket"]] = max(bucket["n"], sizes.get(bucket["bucket"], 0))
-    names = sorted(sizes, key=lambda name: int(re.split(r"[-+]", name)[0]))
+    names = [name for name in bucket_names(dimension) if name in sizes]
     if len(names) < 2:
         return None
     with _figure(2.7) as (figure, axes):
@@ -327,6 +328,41 @@ def bucket_plot(routers: Sequence[Router], dimension: str, title: str) -> str | 
         axes.grid(False, axis="x")
         axes.set_ylabel("tool accuracy, %")
         return _svg(figure, f"Tool accuracy by: {title}")
+
+
+def complexity_plot(routers: Sequence[Router]) -> str | None:
+    """Tool accuracy of every router by complexity; None with fewer than two levels of it.
+
+    Beyond `SERIES` routers, colours come again with broken lines.
+    """
+    levels = {row["bucket"] for router in routers for row in router["by_bucket"]["complexity"]}
+    names = [name for name in bucket_names("complexity") if name in levels]
+    if len(names) < 2:
+        return None
+    with _figure(3.4 + 0.2 * ((len(routers) + 1) // 2)) as (figure, axes):
+        for i, router in enumerate(routers):
+            rows = router["by_bucket"]["complexity"]
+            figures = [row["tool_accuracy"] for row in rows]
+            offset = (i - (len(routers) - 1) / 2) * 0.5 / len(routers)
+            axes.errorbar(
+                [names.index(row["bucket"]) + offset for row in rows],
+                [100 * f["value"] for f in figures],
+                yerr=_errors(figures),
+                fmt=_MARKERS[i % SERIES] + ("--" if i // SERIES else "-"),
+                color=_COLOURS[i % SERIES],
+                markersize=4.5,
+                linewidth=1.2,
+                elinewidth=1.0,
+                label=_short(router["name"]),
+            )
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.45, len(names) - 0.55)
+        axes.set_ylim(-3, 103)
+        axes.grid(False, axis="x")
+        axes.set_xlabel("complexity of the decision")
+        axes.set_ylabel("tool accuracy, %")
+        figure.legend(loc="outside upper left", ncols=2, fontsize=9, handlelength=2.2)
+        return _svg(figure, "Tool accuracy of each router by complexity")
 
 
 def marker(i: int) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill.evaluation.buckets import TITLES
-from distill.evaluation.report import formats, words
+from distill.evaluation.report import formats, reach, words
 from distill.evaluation.summary import agreement_of
 from distill.routers.confidence import Threshold
 
@@ -203,11 +203,19 @@ def to_markdown(report: Report) -> str:
     parts.append("\n".join(f"- {markdown(sentence)}" for sentence in words.costs(report)))
     if report["paired"]:
         parts += ["## Differences on the same decisions", _grid(_paired_rows(report["paired"]))]
+    if standings := reach.rows(report):
+        parts += ["## How far each router goes", _reach(report), _grid(standings)]
     parts.append("## Tool accuracy by difficulty")
     for dimension, title in TITLES.items():
         parts.append(_grid(_bucket_rows(report["routers"], dimension, title)))
     parts += ["## Limits", "\n".join(f"- {markdown(note)}" for note in words.caveats(report))]
     return "\n\n".join(parts) + "\n"
+
+
+def _reach(report: Report) -> str:
+    """Sentences, and what the table under them says."""
+    said = [*reach.sentences(report), reach.MEASURE, reach.table_note(report)]
+    return "\n".join(f"- {markdown(sentence)}" for sentence in said)
 
 
 def markdown(text: str) -> str:

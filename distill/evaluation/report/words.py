@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.evaluation.intervals import MIN_GROUPS
-from distill.evaluation.report import formats
+from distill.evaluation.report import formats, reach
 from distill.evaluation.summary import agreement_of
 
 _CLEAR = 0.05
@@ -59,7 +59,7 @@ def findings(report: Report) -> list[str]:
     sentences = [f"{_interval(best)} {_agreement(report)}"]
     if rest:
         sentences += [_lead(report), _order(report)]
-    sentences += [_promise(report), _fastest(report)]
+    sentences += [_promise(report), _fastest(report), reach.recommendation(report)]
     return [sentence for sentence in sentences if sentence]
 
 
