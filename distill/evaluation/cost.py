@@ -19,7 +19,7 @@ Pure functions; it knows nothing of files or reports.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -164,7 +164,8 @@ def break_even(training_cost: float | None, saved: float | None) -> int | None:
     """Decisions after which `saved`, in `PER` of them, has paid for the training."""
     if training_cost is None or saved is None or saved <= 0:
         return None
-    return ceil(PER * training_cost / saved)
+    decisions = PER * training_cost / saved
+    return ceil(decisions) if isfinite(decisions) else None
 
 
 def spent(predictions: Sequence[Prediction], price: PriceConfig | None) -> dict[str, Any] | None:
