@@ -12,9 +12,10 @@ PACKAGE = ROOT / "distill"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = [
-    *("types", "errors", "disk", "progress", "chat", "schemas", "config", "runs", "render"),
-    *("history", "traces", "sample", "dataset", "endpoint", "routers", "policy", "training"),
-    *("evaluation", "workflow", "serving", "integrations", "hub", "pipeline", "display", "cli"),
+    *("types", "errors", "disk", "progress", "chat", "schemas", "mentions", "config", "runs"),
+    *("render", "history", "environment", "traces", "sample", "dataset", "endpoint", "routers"),
+    *("policy", "training", "evaluation", "workflow", "serving", "integrations", "hub", "pipeline"),
+    *("display", "cli"),
 ]
 """A module imports only from its left. `types` and `errors` stand side by side."""
 
