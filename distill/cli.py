@@ -228,6 +228,55 @@ def histories(
 
 
 @app.command()
+def simulate(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN... [key=value...]", help="Runs, and overrides of the policy."),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the outcomes go.")],
+    policy: Annotated[
+        Path | None, typer.Option(help="Which calls are taken: a policy (YAML).")
+    ] = None,
+    fallback: Annotated[
+        Literal["none", "recorded"],
+        typer.Option(help="Who answers the rest: nobody, or the recorded teacher."),
+    ] = "none",
+    attacks: Annotated[
+        bool, typer.Option("--attacks", help="Hide instructions in what the tools return.")
+    ] = False,
+    environment: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:FACTORY", help="Tools and tasks of your own, not orderdesk."),
+    ] = None,
+) -> None:
+    """Let routers call the tools in whole held-out tasks, and count what becomes of these.
+
+    Example: `distill simulate runs/quickstart/encoder-s0 threshold=0 --fallback recorded -o loop`
+    """
+    from distill.evaluation.report import outcomes_table  # noqa: PLC0415
+    from distill.pipeline import simulate as simulation  # noqa: PLC0415
+
+    overrides = [text for text in runs if "=" in text and not Path(text).exists()]
+    folders = [Path(text) for text in runs if text not in overrides]
+    if not folders:
+        raise ConfigError("RUN", "no run is named", "name at least one run directory")
+    rules = configs.load_policy(policy, overrides)
+    with Display(err) as display:
+        report = simulation.simulate(
+            folders,
+            rules,
+            output,
+            display,
+            environment=environment,
+            fallback=fallback,
+            attacks=attacks,
+        )
+    _show(outcomes_table(report))
+    _say(str(output / "closed_loop.json"))
+
+
+@app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """Do it all: dataset, training, evaluation and comparison. Killed, it resumes.
 

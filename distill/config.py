@@ -433,6 +433,44 @@ class HistoriesConfig(Config):
         return self
 
 
+class PolicyConfig(Config):
+    """Which calls of a router are made without asking the LLM (`distill.policy`)."""
+
+    alpha: float = Field(0.1, gt=0, lt=1)
+    """Calls are taken from the threshold of this promise on: at most this share is wrong. One of
+    the alphas that the router was calibrated for."""
+    delta: float = Field(0.1, gt=0, lt=1)
+    """Probability with which that promise may fail; the delta of the calibration."""
+    threshold: float | None = Field(None, ge=0, le=1)
+    """A confidence of your own to take calls from, in place of any promise; 0 takes every call that
+    has a confidence."""
+    per_tool: bool = True
+    """Hold each call to the promise for its tool alone, where the router has such promises; a tool
+    for which the data supports none is then never taken. False: to that of all decisions, which
+    holds for calls and replies mixed as in the calibration part."""
+    allow: list[str] | None = None
+    """Only these tools are taken; null: all that are offered."""
+    deny: list[str] = []
+    """These tools are not taken, whatever `allow` says."""
+    sensitive: list[str] = []
+    """Tools that are never taken locally, however confident the router is."""
+    untrusted: list[str] = []
+    """Tools whose results may carry text of strangers; what follows such a result is taken under
+    further conditions (`distill.policy`)."""
+    read_only: list[str] = []
+    """Tools that change nothing. After the result of an untrusted tool no other is taken."""
+
+    def unguarded(self) -> "PolicyConfig":
+        """The same without any rule about tools: confidence and schema alone decide."""
+        kept = ("alpha", "delta", "threshold", "per_tool")
+        return PolicyConfig(**{name: getattr(self, name) for name in kept})
+
+    @property
+    def guards(self) -> bool:
+        """Whether there is a rule about tools."""
+        return self != self.unguarded()
+
+
 class RunConfig(Config):
     """One job: traces -> dataset -> trained routers -> one comparison."""
 
@@ -505,7 +543,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config file and apply `key.sub=value` overrides (values are YAML).
+    """Read a run config and apply `key.sub=value` overrides (values are YAML).
 
     Raises:
         ConfigError: the file is missing, not YAML, or has unknown keys or bad values.
@@ -520,6 +558,18 @@ def load_prices(path: Path) -> PricesConfig:
 
 def _read(path: Path, example: str) -> dict[str, Any]:
     """A YAML file's mapping; `example` is the cure for one that is none."""
+
+    return parse(_read(path), path, RunConfig, overrides)
+
+
+def load_policy(path: Path | None, overrides: Sequence[str] = ()) -> PolicyConfig:
+    """A policy from a file, or the default one, and overrides; errors as `load`."""
+    if path is None:
+        return parse({}, "command line", PolicyConfig, overrides)
+    return parse(_read(path), path, PolicyConfig, overrides)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -536,6 +586,8 @@ def _read(path: Path, example: str) -> dict[str, Any]:
         raise ConfigError(path, f"not YAML ({error})", "mend or quote the value") from None
     if not isinstance(value, dict):
         raise ConfigError(path, "not a mapping of keys to values", example)
+
+        raise ConfigError(path, "not a mapping of keys to values", "see configs/run/")
     return value
 
 

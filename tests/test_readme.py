@@ -75,6 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.write(orjson.dumps(trace_json(trace) | extra) + b"\n")
     (config,) = (block for block in blocks("yaml") if block.startswith("# mine.yaml"))
     (path / "mine.yaml").write_text(config, encoding="utf-8")
+    (path / "lamps.py").write_text(blocks("python")[0], encoding="utf-8")
     return path
 
 
@@ -138,7 +139,7 @@ def test_commands_run_in_the_order_in_which_they_stand(folder: Path) -> None:
     published = {p.name for p in (folder / "runs/quickstart/encoder-s0/push").iterdir()}
     assert {"README.md", "router.json", "model.safetensors"} <= published
 
-    (snippet,) = (block for block in blocks("python") if "dspy" not in block)
+    (snippet,) = (block for block in blocks("python") if "load_router(" in block)
     here = Path.cwd()
     os.chdir(folder)
     try:

@@ -38,10 +38,15 @@ def load_router(path: str | Path) -> Router:
         ModelError: the base model that an adapter needs cannot be had.
         MissingExtraError: an exported encoder, and ONNX Runtime is not installed.
     """
-    folder = Path(path)
-    if not (folder / "router.json").exists() and (folder / "router").is_dir():
-        folder = folder / "router"
+    folder = router_folder(path)
     return load_as(folder, read_router_file(folder))
+
+
+def router_folder(path: str | Path) -> Path:
+    """The router folder that `path` is, or that it contains as a run directory."""
+    folder = Path(path)
+    inside = not (folder / "router.json").exists() and (folder / "router").is_dir()
+    return folder / "router" if inside else folder
 
 
 def load_as(folder: Path, file: RouterFile) -> Router:

@@ -10,7 +10,7 @@ from distill import cli
 
 COMMANDS = [
     *("import", "build", "train", "calibrate", "evaluate", "compare", "run"),
-    *("export", "push", "config", "histories"),
+    *("export", "histories", "simulate", "push", "config"),
 ]
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.predictions import Prediction
+from distill.evaluation.report.outcomes import outcomes_table
 from distill.evaluation.report.page import page
 from distill.evaluation.report.tables import promises, rows, table, to_csv, to_markdown
 from distill.runs import write, write_json
 
-__all__ = ["promises", "rows", "table", "write_report"]
+__all__ = ["outcomes_table", "promises", "rows", "table", "write_report"]
 
 
 def write_report(

@@ -1,0 +1,191 @@
+"""One task from its first message to its score."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import orjson
+
+from distill.chat import call_json
+from distill.dataset.verify import check_arguments
+from distill.environment import Environment, Score, Task
+from distill.evaluation.closed_loop.fallback import NO_USAGE, Answer, Fallback
+from distill.history import synthetic
+from distill.policy import Policy
+from distill.types import Context, Message, Router, ToolCall, Usage
+
+MOST_STEPS = 30
+"""Decisions that a task may take unless the caller says otherwise."""
+
+_MOST_ERROR = 300
+
+End = Literal["done", "too many steps", "unresolved", "error"]
+"""How a task ended: the user had said all and was answered; it took too many decisions (a
+failure); the fallback had no answer; environment or fallback raised. Whether the latter two would
+have succeeded is not known."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one task."""
+
+    task: str
+    group: str
+    kind: str | None
+    end: End
+    success: bool | None
+    """None where it is not known."""
+    score: Score | None
+    """None after an error. Of a task left unresolved, its calls until then are judged by it, and
+    `success` is not."""
+    error: str | None
+    steps: tuple[Mapping[str, Any], ...]
+    """Each decision: the policy's `reason`, `by` ("router" or "fallback"), and the `calls` that
+    were made; none were where it was words."""
+    usage: Usage
+    """Sums over the fallback's answers; None where one of them is not known."""
+
+
+def play(
+    router: Router,
+    policy: Policy,
+    environment: Environment,
+    task: Task,
+    fallback: Fallback,
+    *,
+    most_steps: int = MOST_STEPS,
+) -> Outcome:
+    """Have one conversation; what environment or fallback raise is part of the outcome.
+
+    The router is asked for each decision. What the policy takes is executed at once and enters the
+    conversation as synthetic history; anything else is the fallback's to answer. Calls of the
+    fallback that are not offered or do not fit their schemas are answered with an error instead of
+    being executed, and count as wrong.
+
+    Args:
+        policy: with the router's own thresholds.
+        fallback: one made for this task.
+        most_steps: decisions after which the task is given up.
+    """
+    game = _Game(router, policy, environment, task, fallback)
+    try:
+        end = game.play(most_steps)
+        with _foreign("environment"):
+            score = environment.score(game.words)
+    except _ForeignError as error:
+        return game.outcome("error", None, None, str(error))
+    if end == "too many steps":
+        reasons = (*score.reasons, f"not done after {most_steps} decisions")
+        score = replace(score, success=False, reasons=reasons)
+    score = replace(score, wrong_calls=score.wrong_calls + game.refused)
+    return game.outcome(end, None if end == "unresolved" else score.success, score, None)
+
+
+@dataclass
+class _Game:
+    """Who takes part in a task, and what has happened so far."""
+
+    router: Router
+    policy: Policy
+    environment: Environment
+    task: Task
+    fallback: Fallback
+    words: list[str] = field(default_factory=list)
+    """What the user was told."""
+    steps: list[Mapping[str, Any]] = field(default_factory=list)
+    usage: Usage = NO_USAGE
+    refused: int = 0
+    """Calls that were not executed."""
+
+    def outcome(
+        self, end: End, success: bool | None, score: Score | None, error: str | None
+    ) -> Outcome:
+        task, steps = self.task, tuple(self.steps)
+        return Outcome(
+            task.id, task.group, task.kind, end, success, score, error, steps, self.usage
+        )
+
+    def play(self, most_steps: int) -> End:
+        with _foreign("environment"):
+            self.environment.reset(self.task)
+            tools = tuple(self.environment.tools)
+        messages: tuple[Message, ...] = ()
+        if self.task.system is not None:
+            messages = (Message("system", self.task.system),)
+        for said in self.task.user:
+            messages = (*messages, Message("user", said))
+            while messages[-1].role != "assistant":
+                if len(self.steps) >= most_steps:
+                    return "too many steps"
+                answer = self._decided(Context(messages, tools))
+                if answer is None:
+                    return "unresolved"
+                if answer.words is not None:
+                    self.words.append(answer.words)
+                if answer.calls:
+                    messages = self._executed(Context(messages, tools), answer)
+                else:
+                    messages = (*messages, Message("assistant", answer.words or ""))
+        return "done"
+
+    def _decided(self, context: Context) -> Answer | None:
+        """The next answer, be it the router's or the fallback's."""
+        (decision,) = self.router.decide([context])
+        verdict = self.policy(decision, context)
+        if verdict.taken:
+            answer: Answer | None = Answer(decision.calls, usage=NO_USAGE)
+        else:
+            with _foreign("fallback"):
+                answer = self.fallback.answer(context.messages, context.tools)
+        if answer is not None:
+            calls = [call_json(call)["function"] for call in answer.calls]
+            by = "router" if verdict.taken else "fallback"
+            self.steps.append({"reason": verdict.reason, "by": by, "calls": calls})
+            self.usage = _sum(self.usage, answer.usage)
+        return answer
+
+    def _executed(self, context: Context, answer: Answer) -> tuple[Message, ...]:
+        """The conversation with an answer's calls and what came of them."""
+        results = []
+        for call in answer.calls:
+            refusal = _refusal(call, context)
+            if refusal is not None:
+                self.refused += 1
+                results.append(orjson.dumps({"error": refusal}).decode())
+                continue
+            with _foreign("environment"):
+                results.append(self.environment.execute(call))
+        messages = list(synthetic(context.messages, answer.calls, results))
+        place = len(context.messages)
+        messages[place] = replace(messages[place], content=answer.words)
+        return tuple(messages)
+
+
+def _refusal(call: ToolCall, context: Context) -> str | None:
+    """Why a call is not executed; None if it is. A tool whose own schema is broken is executed."""
+    spec = next((tool for tool in context.tools if tool.name == call.name), None)
+    if spec is None:
+        return f"no tool {call.name}"
+    if call.arguments is None:
+        return "the arguments are no JSON object"
+    return check_arguments(call, spec)
+
+
+def _sum(a: Usage, b: Usage) -> Usage:
+    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Usage))
+    return Usage(*(None if None in pair else sum(pair) for pair in pairs))
+
+
+class _ForeignError(Exception):
+    """What environment or fallback raised, in words."""
+
+
+@contextmanager
+def _foreign(who: str) -> Iterator[None]:
+    """Tell the faults of foreign code, whatever they are, from ours."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{who}: {type(error).__name__}: {error}"
+        raise _ForeignError(text[:_MOST_ERROR]) from error
