@@ -16,8 +16,12 @@ import pytest
 import torch
 
 from distill.chat import message_json, tool_json, trace_json
+from distill.config import PolicyConfig
+from distill.environment import Environment, Score
+from distill.evaluation.closed_loop import NoFallback, play
+from distill.policy import Policy
 from distill.sample.replay import traces
-from distill.types import Trace
+from distill.types import Context, Decision, ToolCall, Trace
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -148,6 +152,40 @@ def test_commands_run_in_the_order_in_which_they_stand(folder: Path) -> None:
     finally:
         os.chdir(here)
     assert names["decision"].action in ("call", "reply")
+
+
+def test_the_environment_of_the_readme_judges_a_router_that_understands_it():
+    code = blocks("python")[0]
+    assert len(code.splitlines()) < 30
+    names: dict[str, Any] = {}
+    exec(code, names)
+    lamps = names["Lamps"]()
+    assert isinstance(lamps, Environment)
+
+    class Switch:
+        kind = "fake"
+
+        def __init__(self, sign: bool) -> None:
+            self.sign = sign
+
+        def decide(self, contexts: list[Context]) -> list[Decision]:
+            (context,) = contexts
+            words = (context.messages[-1].content or "").split()
+            if "lamp" not in words:
+                return [Decision("reply")]
+            on = words[3].startswith("on") == self.sign
+            call = ToolCall("switch", {"lamp": words[1], "on": on})
+            return [Decision("call", (call,), 1.0)]
+
+    policy = Policy(PolicyConfig(threshold=0))
+    tasks = list(lamps.tasks())
+    assert len(tasks) == 4
+    for task in tasks:
+        right, wrong = (
+            play(Switch(sign), policy, lamps, task, NoFallback()) for sign in (True, False)
+        )
+        assert (right.success, right.score) == (True, Score(True))
+        assert (wrong.success, wrong.score) == (False, Score(False, (), 1, 1))
 
 
 def test_files_that_the_readme_points_to_exist() -> None:

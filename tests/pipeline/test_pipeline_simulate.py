@@ -1,0 +1,283 @@
+"""Runs in the closed loop: what is played, what a second start does, and what is refused."""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+from made_jobs import ONE, do, job_at, majority, refuse
+
+from distill.chat import trace_json
+from distill.config import PolicyConfig
+from distill.dataset import load_dataset
+from distill.errors import ConfigError, RouterError
+from distill.pipeline import simulate as module
+from distill.pipeline.simulate import named, simulate
+from distill.progress import silent
+from distill.runs import read_json
+from distill.sample.replay import load_conversations, replay
+from distill.types import Context, Decision, ToolCall
+
+ALL = PolicyConfig(threshold=0)
+
+WORLD = """
+from small_shop import TOOLS
+from distill.environment import Score, Task
+from distill.types import Message, ToolCall
+
+class Orders:
+    tools = TOOLS
+    def tasks(self):
+        return [Task(str(n), str(n), (f"cancel order {n}",)) for n in range(6)]
+    def reset(self, task):
+        self.wanted, self.cancelled = [int(task.id)], []
+    def execute(self, call):
+        self.cancelled += [call.arguments["order"]] if call.name == "cancel_order" else []
+        return "cancelled"
+    def score(self, words):
+        return Score(self.cancelled == self.wanted)
+
+class Recorded(Orders):
+    def record(self, task):
+        call = ToolCall("cancel_order", {"order": int(task.id)})
+        said = Message("assistant", "Done."), Message("user", task.user[0])
+        return said[1], Message("assistant", None, (call,)), Message("tool", "ok"), said[0]
+
+class Broken(Orders):
+    def execute(self, call):
+        raise OSError("no connection")
+    def score(self, words):
+        raise OSError("no connection")
+
+def faulty():
+    raise OSError("no database")
+
+nothing = dict
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module with environments in the working directory; its name."""
+    (tmp_path / "order_world.py").write_text(WORLD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "order_world"
+    sys.modules.pop("order_world", None)
+
+
+class Canceller:
+    """Cancels the order that the user names, once."""
+
+    kind = "fake"
+
+    def decide(self, contexts: Sequence[Context]) -> list[Decision]:
+        decisions = []
+        for context in contexts:
+            found = re.search(r"\d", context.messages[-1].content or "")
+            calls = (ToolCall("cancel_order", {"order": int(found[0])}),) if found else ()
+            decisions.append(Decision("call" if calls else "reply", calls, 0.5))
+        return decisions
+
+
+@pytest.fixture
+def canceller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run holds a router that cancels what is named."""
+    monkeypatch.setattr(module, "load_router", lambda run: Canceller())
+
+
+def test_tasks_are_played_and_reported(folder: Path, world: str, canceller: None):
+    run, out = majority(folder).path, folder / "loop"
+    told: list[tuple[str, int, int | None]] = []
+    report = simulate(
+        [run], ALL, out, lambda *stage: told.append(stage), environment=f"{world}:Orders"
+    )
+    assert read_json(out / "closed_loop.json") == report
+    (arm,) = report["arms"]
+    assert (arm["name"], arm["kind"], arm["n_tasks"]) == ("majority-s0", "majority", 6)
+    assert arm["success"]["value"] == 1
+    assert arm["policy"] == ALL.model_dump()
+    assert len((out / "tasks.jsonl").read_bytes().splitlines()) == 6
+    assert told[0] == ("simulating majority-s0", 0, 6)
+    assert told[-1] == ("simulating majority-s0", 6, 6)
+
+
+def test_a_killed_simulation_goes_on_after_its_last_task(
+    folder: Path, world: str, canceller: None, monkeypatch: pytest.MonkeyPatch
+):
+    run, out, name = majority(folder).path, folder / "loop", f"{world}:Orders"
+    played: list[str] = []
+    real = module.play
+
+    def killed(*args):
+        if len(played) == 4:
+            raise KeyboardInterrupt
+        played.append(args[3].id)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "play", killed)
+        with pytest.raises(KeyboardInterrupt):
+            simulate([run], ALL, out, silent, environment=name)
+    assert not (out / "closed_loop.json").exists()
+    report = simulate([run], ALL, out, silent, environment=name)
+    lines = [orjson.loads(line) for line in (out / "tasks.jsonl").read_bytes().splitlines()]
+    assert [line["task"] for line in lines] == ["0", "1", "2", "3", "4", "5"]
+    monkeypatch.setattr(module, "load_router", refuse)
+    assert simulate([run], ALL, out, silent, environment=name) == report
+
+
+def test_other_settings_or_another_router_need_another_folder(
+    folder: Path, world: str, canceller: None
+):
+    run, out, name = majority(folder).path, folder / "loop", f"{world}:Orders"
+    simulate([run], ALL, out, silent, environment=name)
+    for change in (
+        lambda: simulate([run], PolicyConfig(threshold=1), out, silent, environment=name),
+        lambda: simulate([run], ALL, out, silent, environment=f"{world}:Recorded"),
+    ):
+        with pytest.raises(RouterError, match="with other settings"):
+            change()
+    (run / "router/more.safetensors").write_bytes(b"other weights")
+    with pytest.raises(RouterError, match="with other settings"):
+        simulate([run], ALL, out, silent, environment=name)
+
+
+def test_the_policy_decides_and_the_record_answers_the_rest(
+    folder: Path, world: str, canceller: None
+):
+    run, name = majority(folder).path, f"{world}:Recorded"
+    careful = PolicyConfig(threshold=0, sensitive=["cancel_order"])
+    alone = simulate([run], careful, folder / "a", silent, environment=name)["arms"][0]
+    assert (alone["success"]["value"], alone["taken"]["value"]) == (0, 0)
+    (arm,) = simulate([run], careful, folder / "b", silent, environment=name, fallback="recorded")[
+        "arms"
+    ]
+    assert (arm["success"]["value"], arm["taken"]["value"]) == (1, 0)
+    assert arm["reasons"] == {"sensitive tool": 6, "reply": 6}
+    assert (arm["llm_calls"]["value"], arm["input_tokens"]) == (2, None)
+
+
+def test_with_attacks_each_router_is_seen_without_and_with_the_rules(
+    folder: Path, world: str, canceller: None
+):
+    runs = [majority(folder).path, folder / "runs/shop/tfidf-s0"]
+    careful = PolicyConfig(threshold=0, deny=["cancel_order"])
+    report = simulate(
+        runs, careful, folder / "a", silent, environment=f"{world}:Orders", attacks=True
+    )
+    found = {arm["name"]: arm["success"]["value"] for arm in report["arms"]}
+    assert found == {
+        **{"majority-s0, unguarded": 1, "majority-s0": 0},
+        **{"tfidf-s0, unguarded": 1, "tfidf-s0": 0},
+    }
+
+
+def test_runs_of_one_name_are_told_apart(folder: Path, world: str, canceller: None):
+    run = majority(folder).path
+    other = Path(shutil.copytree(run.parent, folder / "runs/again")) / run.name
+    report = simulate([run, other], ALL, folder / "a", silent, environment=f"{world}:Orders")
+    assert [arm["name"] for arm in report["arms"]] == [str(run), str(other)]
+
+
+def test_an_environment_of_ones_own_takes_router_folders_too(
+    folder: Path, world: str, canceller: None
+):
+    router = majority(folder).router
+    report = simulate([router], ALL, folder / "a", silent, environment=f"{world}:Orders")
+    assert report["arms"][0]["name"] == "router"
+
+
+def test_where_every_task_fails_the_first_error_is_told_and_they_are_tried_again(
+    folder: Path, world: str, canceller: None, monkeypatch: pytest.MonkeyPatch
+):
+    run, out = majority(folder).path, folder / "a"
+    with pytest.raises(ConfigError) as caught:
+        simulate([run], ALL, out, silent, environment=f"{world}:Broken")
+    assert "all 6 tasks of majority-s0 ended in an error" in str(caught.value)
+    assert "environment: OSError: no connection" in str(caught.value)
+    mended = sys.modules[world]
+    monkeypatch.setattr(mended, "Broken", mended.Orders)
+    report = simulate([run], ALL, out, silent, environment=f"{world}:Broken")
+    assert report["arms"][0]["ends"] == {"done": 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("order_world", "names no factory; write package.module:factory"),
+        ("order_world:", "names no factory"),
+        ("order_wrld:Orders", "cannot be made (ModuleNotFoundError: No module named 'order_wrld')"),
+        ("order_world:Ordres", "cannot be made (AttributeError"),
+        ("order_world:faulty", "cannot be made (OSError: no database)"),
+        ("order_world:nothing", "makes no environment; give it tools, tasks, reset, execute and"),
+    ],
+)
+def test_an_environment_that_is_none(world: str, name: str, why: str):
+    with pytest.raises(ConfigError, match="--environment: ") as caught:
+        named(name)
+    assert why in str(caught.value)
+
+
+def test_no_record_for_the_fallback(folder: Path, world: str, canceller: None):
+    with pytest.raises(ConfigError, match="Orders has no record of a teacher; use none"):
+        simulate(
+            [majority(folder).path],
+            ALL,
+            folder / "a",
+            silent,
+            environment=f"{world}:Orders",
+            fallback="recorded",
+        )
+
+
+def test_a_rule_about_a_tool_that_the_environment_has_not(folder: Path, world: str):
+    rules = PolicyConfig(threshold=0, deny=["cancel_ordr"])
+    with pytest.raises(ConfigError, match=r"policy\.deny: no tool is called 'cancel_ordr'"):
+        simulate(
+            [majority(folder).path], rules, folder / "a", silent, environment=f"{world}:Orders"
+        )
+    assert not (folder / "a").exists()
+
+
+def test_orderdesk_is_not_for_runs_of_other_traces(folder: Path):
+    with pytest.raises(ConfigError, match="no conversation of orderdesk; name an --environment"):
+        simulate([majority(folder).path], ALL, folder / "a", silent)
+
+
+@pytest.fixture(scope="module")
+def desk_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baseline's run on a few of orderdesk's conversations."""
+    folder = tmp_path_factory.mktemp("desk")
+    with (folder / "traces.jsonl").open("wb") as file:
+        for script in load_conversations()[:80]:
+            file.write(orjson.dumps(trace_json(replay(script))) + b"\n")
+    do(job_at(folder, routers=ONE))
+    return folder
+
+
+def test_orderdesk_plays_what_the_run_was_not_trained_on(desk_job: Path, tmp_path: Path):
+    report = simulate([majority(desk_job).path], ALL, tmp_path, silent, fallback="recorded")
+    dataset = load_dataset(desk_job / "runs/shop/dataset-s0")
+    held_out = {example.trace_id: example.group for example in dataset.examples("test")}
+    lines = [orjson.loads(line) for line in (tmp_path / "tasks.jsonl").read_bytes().splitlines()]
+    assert {line["task"]: line["group"] for line in lines} == held_out
+    (arm,) = report["arms"]
+    assert arm["n_tasks"] == len(held_out) > 5
+    assert arm["success"]["value"] == 1, "all is left to the record"
+
+
+def test_orderdesks_attacks_stand_in_what_the_run_was_not_trained_on(
+    desk_job: Path, tmp_path: Path
+):
+    report = simulate([majority(desk_job).path], ALL, tmp_path, silent, attacks=True)
+    dataset = load_dataset(desk_job / "runs/shop/dataset-s0")
+    held_out = {example.trace_id for example in dataset.examples("test")}
+    lines = [orjson.loads(line) for line in (tmp_path / "tasks.jsonl").read_bytes().splitlines()]
+    assert {line["task"].partition("@")[2] for line in lines} <= held_out
+    (arm,) = report["arms"]
+    assert sum(sum(kind.values()) for kind in arm["attacks"].values()) == arm["n_tasks"]
+    assert arm["attack_followed"]["value"] == 0
