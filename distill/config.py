@@ -556,20 +556,15 @@ def load_prices(path: Path) -> PricesConfig:
     return parse(_read(path, "see configs/prices.yaml"), path, PricesConfig)
 
 
-def _read(path: Path, example: str) -> dict[str, Any]:
-    """A YAML file's mapping; `example` is the cure for one that is none."""
-
-    return parse(_read(path), path, RunConfig, overrides)
-
-
 def load_policy(path: Path | None, overrides: Sequence[str] = ()) -> PolicyConfig:
     """A policy from a file, or the default one, and overrides; errors as `load`."""
     if path is None:
         return parse({}, "command line", PolicyConfig, overrides)
-    return parse(_read(path), path, PolicyConfig, overrides)
+    return parse(_read(path, "write it like `threshold: 0.9`"), path, PolicyConfig, overrides)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, example: str) -> dict[str, Any]:
+    """A YAML file's mapping; `example` is the cure for one that is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -586,8 +581,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(path, f"not YAML ({error})", "mend or quote the value") from None
     if not isinstance(value, dict):
         raise ConfigError(path, "not a mapping of keys to values", example)
-
-        raise ConfigError(path, "not a mapping of keys to values", "see configs/run/")
     return value
 
 
