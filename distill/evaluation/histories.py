@@ -13,7 +13,7 @@ through the few methods below. Rows go to a `Ledger`.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -191,6 +191,8 @@ class _Game:
     max_tokens: int
     messages: tuple[Message, ...] = ()
     words: list[str] = field(default_factory=list)
+    beside: str | None = None
+    """What an LLM said beside its latest calls: its own history keeps it, the user is not told."""
     steps: int = 0
     refused: int = 0
     answers: list[Answer] = field(default_factory=list)
@@ -234,29 +236,28 @@ class _Game:
             self.messages = (Message("system", task.system),)
         for said in task.user:
             self.messages = (*self.messages, Message("user", said))
-            while (decision := self._decide(Context(self.messages, tools))).calls:
+            while calls := self._decide(Context(self.messages, tools)):
                 if self.steps >= most_steps:
                     return "too many steps"
-                self._execute(decision.calls, tools)
+                self._execute(calls, tools)
         return "done"
 
-    def _decide(self, context: Context) -> Decision:
-        """The next decision; of a reply, the words are said."""
+    def _decide(self, context: Context) -> tuple[ToolCall, ...]:
+        """The next calls; none where the words of a reply were said instead."""
         if self.arm.history == "own":
             decision, words = self._ask(context, "auto")
         else:
             (decision,) = self.router.decide([context])
-            if all(_refusal(call, context.tools) is None for call in decision.calls):
-                words = None
-            else:  # the LLM is asked for words, as it would be where a policy takes no such call
+            if any(_refusal(call, context.tools) for call in decision.calls):
+                # The LLM is asked for words, as it would be where a policy takes no such call.
                 self.refused += len(decision.calls)
                 decision = Decision("reply")
-            if not decision.calls:
-                words = self._words(self.arm.shown(context))
+            words = None if decision.calls else self._words(self.arm.shown(context))
         if not decision.calls:
             self.words.append(words or "")
             self.messages = (*self.messages, Message("assistant", words or ""))
-        return decision
+        self.beside = words if decision.calls else None
+        return decision.calls
 
     def _words(self, context: Context) -> str:
         """A reply to what the LLM is shown; an LLM that calls all the same is not offered tools."""
@@ -291,7 +292,10 @@ class _Game:
             else:
                 self.refused += 1
                 results.append(f"Error: {refusal}")
-        self.messages = synthetic(self.messages, calls, results)
+        position = len(self.messages)
+        made = list(synthetic(self.messages, calls, results))
+        made[position] = replace(made[position], content=self.beside)
+        self.messages = tuple(made)
 
 
 def _refusal(call: ToolCall, tools: Sequence[ToolSpec]) -> str | None:

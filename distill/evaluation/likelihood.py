@@ -146,13 +146,13 @@ def measure(
     and by arm `nll` (nats) and `prompt_tokens`; or `id`, `group` and `left_out`, the reason.
 
     Args:
-        on_measured: told how many rows there are, after each.
+        on_measured: told how many of the replies are in it, after each.
     """
     arms = [ARMS[name] for name in lm.config.arms]
-    for reply in replies:
+    for done, reply in enumerate(replies, start=1):
         if reply.id not in ledger.done:
             ledger.add(_row(reply, arms, lm))
-        on_measured(len(ledger.done))
+        on_measured(done)
 
 
 def _row(reply: Reply, arms: Sequence[Arm], lm: LocalLM) -> dict[str, Any]:

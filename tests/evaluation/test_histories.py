@@ -103,7 +103,7 @@ class Fake:
             return fault
         if tool_choice == "auto" and messages[-1].role == "user":
             call = ToolCall("add", {"n": int(messages[-1].content or "")}, "id")
-            return Said(Decision("call", (call,)), None, self.usage)
+            return Said(Decision("call", (call,)), "One moment.", self.usage)
         results = [m.content or "" for m in messages if "total" in (m.content or "")]
         return Said(REPLY, results[-1].rsplit("total ", 1)[1] if results else "nothing", self.usage)
 
@@ -171,6 +171,7 @@ def test_the_llm_is_shown_each_arm_s_history_and_offered_its_tools(tmp_path: Pat
     play(tmp_path, llm=llm, tasks=TASKS[:1], arms=arms)
     own, seen = llm.seen[:4], llm.seen[4:]
     assert all((tools, choice) == ((ADD,), "auto") for _, tools, choice in own)
+    assert [message.content for message in own[-1][0] if message.calls] == ["One moment."] * 2
     assert all(choice == "none" for _, _, choice in seen)
     shown = dict(zip(arms[1:], (seen[i : i + 2] for i in range(0, 8, 2)), strict=True))
     for name, requests in shown.items():
@@ -178,6 +179,7 @@ def test_the_llm_is_shown_each_arm_s_history_and_offered_its_tools(tmp_path: Pat
             assert tools == ((ADD,) if name in ("synthetic", "handed-with-tools") else ())
             sees_calls = any(message.calls for message in messages)
             assert sees_calls == name.startswith("synthetic")
+            assert not any(message.content for message in messages if message.calls)
             assert any(message.role == "tool" for message in messages) == sees_calls
             assert (HANDED in (messages[-1].content or "")) == name.startswith("handed")
     *before, last = shown["synthetic"][1][0]

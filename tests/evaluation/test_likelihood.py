@@ -159,7 +159,7 @@ def test_a_killed_measurement_goes_on_where_it_was(lm, tmp_path: Path):
         assert ledger.done == {"t0", "t1"}
         measure(replies, model, ledger, told.append)
         made = list(ledger.rows())
-    assert told == [2, 2, 3, 4]
+    assert told == [1, 2, 3, 4]
     assert made == rows(model, replies, tmp_path / "fresh.jsonl")
 
 
