@@ -301,11 +301,8 @@ def confusion_plot(predictions: Sequence[Prediction]) -> str | None:
 def bucket_plot(routers: Sequence[Router], dimension: str, title: str) -> str | None:
     """Tool accuracy of each router in each bucket; None with fewer than two buckets."""
     shown = routers[:SERIES]
-    sizes: dict[str, int] = {}
-    for router in shown:
-        for bucket in router["by_bucket"][dimension]:
-            sizes[bucket["bucket"]] = max(bucket["n"], sizes.get(bucket["bucket"], 0))
-    names = [name for name in bucket_names(dimension) if name in sizes]
+    sizes = _sizes(shown, dimension)
+    names = list(sizes)
     if len(names) < 2:
         return None
     with _figure(2.7) as (figure, axes):
@@ -335,8 +332,8 @@ def complexity_plot(routers: Sequence[Router]) -> str | None:
 
     Beyond `SERIES` routers, colours come again with broken lines.
     """
-    levels = {row["bucket"] for router in routers for row in router["by_bucket"]["complexity"]}
-    names = [name for name in bucket_names("complexity") if name in levels]
+    sizes = _sizes(routers, "complexity")
+    names = list(sizes)
     if len(names) < 2:
         return None
     with _figure(3.4 + 0.2 * ((len(routers) + 1) // 2)) as (figure, axes):
@@ -355,7 +352,7 @@ def complexity_plot(routers: Sequence[Router]) -> str | None:
                 elinewidth=1.0,
                 label=_short(router["name"]),
             )
-        axes.set_xticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), [f"{name}\nn={sizes[name]}" for name in names])
         axes.set_xlim(-0.45, len(names) - 0.55)
         axes.set_ylim(-3, 103)
         axes.grid(False, axis="x")
@@ -363,6 +360,17 @@ def complexity_plot(routers: Sequence[Router]) -> str | None:
         axes.set_ylabel("tool accuracy, %")
         figure.legend(loc="outside upper left", ncols=2, fontsize=9, handlelength=2.2)
         return _svg(figure, "Tool accuracy of each router by complexity")
+
+
+def _sizes(routers: Sequence[Router], dimension: str) -> dict[str, int]:
+    """How many decisions are in each bucket, at most over routers; the easiest first."""
+    found = {
+        name: [
+            row["n"] for r in routers for row in r["by_bucket"][dimension] if row["bucket"] == name
+        ]
+        for name in bucket_names(dimension)
+    }
+    return {name: max(sizes) for name, sizes in found.items() if sizes}
 
 
 def marker(i: int) -> str:
