@@ -65,7 +65,7 @@ class Environment(Protocol):
         """What the tool returns; only called with arguments that fit the tool's schema."""
 
     def score(self, words: Sequence[str]) -> Score:
-        """Judge the task by what was called and what the user was told, one text per turn."""
+        """Judge the task by what was called and what the user was told, in order."""
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ that ended in an error are tried again.
 import hashlib
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +103,7 @@ def _play_all(
     file = read_router_file(router_folder(run))
     policy = Policy(config, file.thresholds)
     policy.require_known(tool.name for tool in world.tools)
-    tasks = list(world.tasks())
+    tasks = _tasks(world)
     left = [task for task in tasks if task.id not in log.done]
     if left:
         router = load_router(run)
@@ -114,6 +115,21 @@ def _play_all(
     return file.config.kind
 
 
+def _tasks(world: Environment) -> list[Task]:
+    place, cure = f"{type(world).__name__}.tasks", "mend it"
+    try:
+        tasks = list(world.tasks())
+        names = Counter(task.id for task in tasks)
+    except Exception as error:  # whatever foreign code raises
+        raise ConfigError(place, f"raised {type(error).__name__}: {error}", cure) from error
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise ConfigError(place, f"{twice!r} comes twice", cure)
+    if not tasks:
+        raise ConfigError(place, "gave no task", cure)
+    return tasks
+
+
 def _fallback(name: FallbackName, world: Environment, task: Task) -> Fallback:
     if name == "none":
         return NoFallback()
@@ -123,7 +139,11 @@ def _fallback(name: FallbackName, world: Environment, task: Task) -> Fallback:
             f"{type(world).__name__} has no record of a teacher",
             "use none, or give it a method record(task)",
         )
-    return FromRecord(world.record(task))
+    try:
+        return FromRecord(world.record(task))
+    except Exception as error:  # whatever foreign code raises
+        fault = f"{task.id} has no record ({type(error).__name__}: {error})"
+        raise ConfigError("--fallback", fault, "mend record(task), or use none") from error
 
 
 def _require_some_known(log: TaskLog) -> None:

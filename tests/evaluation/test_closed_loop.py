@@ -95,6 +95,17 @@ def test_an_environment_that_raises_is_an_error_of_the_task(place: str):
     assert outcome.error == f"environment: KeyError: '{place} is broken'"
 
 
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [("execute", "execute returned int, not str"), ("score", "score returned int, not Score")],
+)
+def test_an_environment_that_returns_something_else_is_an_error_too(method: str, fault: str):
+    world = Sums()
+    setattr(world, method, lambda given: 7)
+    outcome, _ = played(Says([add(3)]), Answer(words="Done."), world=world)
+    assert (outcome.end, outcome.error) == ("error", f"environment: TypeError: {fault}")
+
+
 def test_a_fallback_that_raises_is_an_error_of_the_task():
     outcome, _ = played(Says(), TimeoutError("after 30 s"))
     assert (outcome.end, outcome.success) == ("error", None)

@@ -76,7 +76,7 @@ def test_a_log_goes_on_after_its_last_whole_line(tmp_path):
     assert again.done == {"t0", "t1"}
     again.add(outcome(2))
     assert path.read_bytes() == whole
-    path.write_bytes(b'{"arm": "a", ' + b"x" * 200_000)
+    path.write_bytes(b'{"arm":"a","x":"' + b"x" * 200_000)
     assert TaskLog(path, "a", "s").done == set()
     assert path.read_bytes() == b""
 
@@ -101,13 +101,14 @@ def test_arms_share_a_file_and_do_not_mix(tmp_path):
         TaskLog(path, "a", "changed")
 
 
-@pytest.mark.parametrize("line", [b"{oops", b"[]", b'{"arm": "a"}'])
-def test_a_foreign_file_is_refused(tmp_path, line: bytes):
+@pytest.mark.parametrize("line", [b"{oops", b"[]", b'{"task": "a"}'])
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path, line: bytes, ending: bytes):
     path = tmp_path / "tasks.jsonl"
-    path.write_bytes(line + b"\n")
+    path.write_bytes(line + ending)
     with pytest.raises(RouterError, match=r"tasks\.jsonl:1: not an outcome"):
         TaskLog(path, "a", "s")
-    assert path.read_bytes() == line + b"\n"
+    assert path.read_bytes() == line + ending
 
 
 def test_figures_of_known_outcomes():

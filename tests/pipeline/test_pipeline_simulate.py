@@ -52,6 +52,22 @@ class Broken(Orders):
     def score(self, words):
         raise OSError("no connection")
 
+class Twice(Orders):
+    def tasks(self):
+        return super().tasks() * 2
+
+class Empty(Orders):
+    def tasks(self):
+        return []
+
+class Lost(Recorded):
+    def tasks(self):
+        raise OSError("no file")
+
+class Forgotten(Orders):
+    def record(self, task):
+        raise KeyError(task.id)
+
 def faulty():
     raise OSError("no database")
 
@@ -220,6 +236,25 @@ def test_an_environment_that_is_none(world: str, name: str, why: str):
     with pytest.raises(ConfigError, match="--environment: ") as caught:
         named(name)
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Twice", "Twice.tasks: '0' comes twice; mend it"),
+        ("Empty", "Empty.tasks: gave no task; mend it"),
+        ("Lost", "Lost.tasks: raised OSError: no file; mend it"),
+        ("Forgotten", "--fallback: 0 has no record (KeyError: '0'); mend record(task), or use"),
+    ],
+)
+def test_tasks_and_records_that_are_none(
+    folder: Path, world: str, canceller: None, name: str, why: str
+):
+    chosen = f"{world}:{name}"
+    run, out = majority(folder).path, folder / "a"
+    with pytest.raises(ConfigError) as caught:
+        simulate([run], ALL, out, silent, environment=chosen, fallback="recorded")
+    assert str(caught.value).startswith(why)
 
 
 def test_no_record_for_the_fallback(folder: Path, world: str, canceller: None):

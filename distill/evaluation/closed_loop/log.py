@@ -19,6 +19,7 @@ from distill.evaluation.closed_loop.loop import End, Outcome
 from distill.types import Usage
 
 _BLOCK = 1 << 16
+_OPENING = b'{"arm":'
 
 
 class TaskLog:
@@ -98,7 +99,7 @@ def _outcome(value: dict[str, Any]) -> Outcome:
 
 
 def _drop_half_a_line(path: Path) -> None:
-    """Cut the file after its last line break."""
+    """Cut the file after its last line break, if what follows is of ours."""
     with path.open("r+b") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:
@@ -109,4 +110,6 @@ def _drop_half_a_line(path: Path) -> None:
                 end = start + found + 1
                 break
             end = start
-        file.truncate(end)
+        file.seek(end)
+        if _OPENING.startswith(file.read(len(_OPENING))):
+            file.truncate(end)

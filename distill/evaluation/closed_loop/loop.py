@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
 
@@ -14,6 +14,8 @@ from distill.evaluation.closed_loop.fallback import NO_USAGE, Answer, Fallback
 from distill.history import synthetic
 from distill.policy import Policy
 from distill.types import Context, Message, Router, ToolCall, Usage
+
+T = TypeVar("T")
 
 MOST_STEPS = 30
 """Decisions that a task may take unless the caller says otherwise."""
@@ -72,7 +74,7 @@ def play(
     try:
         end = game.play(most_steps)
         with _foreign("environment"):
-            score = environment.score(game.words)
+            score = _typed(environment.score(game.words), Score, "score")
     except _ForeignError as error:
         return game.outcome("error", None, None, str(error))
     if end == "too many steps":
@@ -155,7 +157,7 @@ class _Game:
                 results.append(orjson.dumps({"error": refusal}).decode())
                 continue
             with _foreign("environment"):
-                results.append(self.environment.execute(call))
+                results.append(_typed(self.environment.execute(call), str, "execute"))
         messages = list(synthetic(context.messages, answer.calls, results))
         place = len(context.messages)
         messages[place] = replace(messages[place], content=answer.words)
@@ -170,6 +172,13 @@ def _refusal(call: ToolCall, context: Context) -> str | None:
     if call.arguments is None:
         return "the arguments are no JSON object"
     return check_arguments(call, spec)
+
+
+def _typed(value: T, kind: type[T], method: str) -> T:
+    """What foreign code returned; raises TypeError where it is not what it should be."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{method} returned {type(value).__name__}, not {kind.__name__}")
+    return value
 
 
 def _sum(a: Usage, b: Usage) -> Usage:
