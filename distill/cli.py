@@ -252,7 +252,7 @@ def simulate(
 ) -> None:
     """Let routers call the tools in whole held-out tasks, and count what becomes of these.
 
-    Example: `distill simulate runs/quickstart/encoder-s0 threshold=0 --fallback recorded -o loop`
+    Example: `distill simulate runs/quickstart/decoder-s0 threshold=0 --fallback recorded -o loop`
     """
     from distill.evaluation.report import outcomes_table  # noqa: PLC0415
     from distill.pipeline import simulate as simulation  # noqa: PLC0415

@@ -92,6 +92,8 @@ def test_an_edited_sample_conversation_is_noticed(
     assert not is_unchanged(recorded, SAMPLE)
     recorded = describe(SAMPLE, LIMIT)
     (tmp_path / "conversations" / "README.md").write_text("words about it")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "attacks.yaml").write_text("- id: makes no trace")
     assert is_unchanged(recorded, SAMPLE)
     conversation.write_text("- id: ab")
     assert not is_unchanged(recorded, SAMPLE)

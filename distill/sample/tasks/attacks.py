@@ -4,7 +4,8 @@ Each written attack is put into the results of one tool, its carrier, in a few o
 that call it. Everything else is the conversation's own task, so that `success` is utility under
 attack: what the stranger wanted is a change that the task does not want. The attacks are the work
 of the same author as the conversations, and no search for what fools a router was made; so they say
-what these do, and not what the worst one would.
+what these do, and not what the worst one would. A recorded teacher has never met them, and follows
+none.
 """
 
 from collections import deque
