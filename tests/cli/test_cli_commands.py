@@ -153,3 +153,19 @@ def test_only_an_encoder_is_exported(fails, finished: Path, tmp_path: Path):
         "a closed catalogue and no arguments"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_compare_recommends_the_cheapest_router_at_a_stated_accuracy(
+    done, fails, finished: Path, tmp_path: Path
+):
+    runs = [finished / "majority-s0", finished / "tfidf-s0"]
+    done("compare", *runs, "-o", tmp_path / "c", "--target-accuracy", "0.05")
+    report = read_json(tmp_path / "c/report.json")
+    able = [router for router in report["routers"] if router["tool_accuracy"]["low"] >= 0.05]
+    cheapest = min(able, key=lambda router: router["latency_ms"]["p50"])
+    assert report["reach"]["target"] == 0.05
+    assert report["reach"]["recommended"] == {"name": cheapest["name"], "sure": True}
+    page = (tmp_path / "c/report.html").read_text()
+    assert f"for a tool accuracy of 5.0%: {cheapest['name']}, the cheapest" in page
+    line = fails("compare", *runs, "-o", tmp_path / "d", "--target-accuracy", "95")
+    assert "target_accuracy" in line
