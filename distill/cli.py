@@ -239,9 +239,15 @@ def simulate(
         Path | None, typer.Option(help="Which calls are taken: a policy (YAML).")
     ] = None,
     fallback: Annotated[
-        Literal["none", "recorded"],
-        typer.Option(help="Who answers the rest: nobody, or the recorded teacher."),
+        Literal["none", "recorded", "llm"],
+        typer.Option(help="Who answers the rest: nobody, the recorded teacher, or an LLM."),
     ] = "none",
+    endpoint: Annotated[
+        Path | None, typer.Option(help="The LLM: an endpoint (YAML), see configs/endpoint/.")
+    ] = None,
+    arms: Annotated[
+        str, typer.Option(help="What the LLM is shown, separated by commas; compares them.")
+    ] = "",
     attacks: Annotated[
         bool, typer.Option("--attacks", help="Hide instructions in what the tools return.")
     ] = False,
@@ -251,6 +257,10 @@ def simulate(
     ] = None,
 ) -> None:
     """Let routers call the tools in whole held-out tasks, and count what becomes of these.
+
+    Arms: own (the LLM calls the tools itself, no router), handed (the router calls, and the LLM
+    words replies from the results as text) and synthetic (from the calls as though it had made
+    them); also handed-with-tools, synthetic-no-tools. A killed command goes on where it was.
 
     Example: `distill simulate runs/quickstart/decoder-s0 threshold=0 --fallback recorded -o loop`
     """
@@ -270,6 +280,8 @@ def simulate(
             display,
             environment=environment,
             fallback=fallback,
+            endpoint=None if endpoint is None else configs.load_endpoint(endpoint),
+            arms=arms.split(",") if arms else (),
             attacks=attacks,
         )
     _show(outcomes_table(report))

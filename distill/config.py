@@ -563,6 +563,11 @@ def load_policy(path: Path | None, overrides: Sequence[str] = ()) -> PolicyConfi
     return parse(_read(path, "write it like `threshold: 0.9`"), path, PolicyConfig, overrides)
 
 
+def load_endpoint(path: Path) -> EndpointConfig:
+    """Read an LLM's endpoint; errors as `load`."""
+    return parse(_read(path, "see configs/endpoint/"), path, EndpointConfig)
+
+
 def _read(path: Path, example: str) -> dict[str, Any]:
     """A YAML file's mapping; `example` is the cure for one that is none."""
     try:

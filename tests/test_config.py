@@ -83,6 +83,18 @@ def test_a_key_within_an_address_is_refused_and_not_repeated(file, url: str):
     assert "hush" not in line
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/endpoint").glob("*.yaml")))
+def test_shipped_endpoints_load(path: Path):
+    assert configs.load_endpoint(path).base_url.endswith("/v1")
+
+
+def test_an_endpoints_file_says_what_is_wrong_in_it(tmp_path: Path):
+    with pytest.raises(ConfigError, match="unknown key 'url'; valid names"):
+        configs.load_endpoint(
+            write(tmp_path / "llm.yaml", "{model: m, base_url: http://localhost/v1, url: x}")
+        )
+
+
 def test_the_shipped_table_of_prices_is_of_examples():
     table = configs.load_prices(ROOT / "configs/prices.yaml")
     assert table.models

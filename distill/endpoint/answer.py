@@ -30,6 +30,11 @@ class Answer:
     cached: bool
     error: str | None
 
+    @property
+    def spent(self) -> Usage:
+        """The usage of this one request, and its time."""
+        return replace(self.usage, llm_calls=1, duration_ms=self.latency_ms)
+
 
 def failed(reason: str) -> Answer:
     """The answer of a request that got none."""

@@ -79,28 +79,28 @@ def measure_histories(
         "model": base.describe(),
         **config.model_dump(mode="json", exclude={"model", "limit", "batch_size", "bootstrap"}),
     }
-    with Ledger(out / "replies.jsonl", settings) as ledger:
-        if not chosen <= ledger.done:
-            measure(
-                replies(),
-                LocalLM.load(base, config),
-                ledger,
-                lambda done: progress("replies", done, len(chosen)),
-            )
-        rows = (row for row in ledger.rows() if row["id"] in chosen)
-        report = {
-            "dataset": {
-                "hash": dataset.manifest["hash"],
-                "source": dataset.manifest["source"]["name"],
-                "part": config.part,
-            },
-            "model": base.describe(),
-            "config": config.model_dump(mode="json"),
-            "n_traces": len(groups),
-            "not_measured": {**left_out, "beyond the limit": len(found) - len(chosen)},
-            **summary(rows, config),
-            "hardware": hardware(),
-        }
+    ledger = Ledger(out / "replies.jsonl", settings)
+    if not chosen <= ledger.done:
+        measure(
+            replies(),
+            LocalLM.load(base, config),
+            ledger,
+            lambda done: progress("replies", done, len(chosen)),
+        )
+    rows = (row for row in ledger.rows() if row["id"] in chosen)
+    report = {
+        "dataset": {
+            "hash": dataset.manifest["hash"],
+            "source": dataset.manifest["source"]["name"],
+            "part": config.part,
+        },
+        "model": base.describe(),
+        "config": config.model_dump(mode="json"),
+        "n_traces": len(groups),
+        "not_measured": {**left_out, "beyond the limit": len(found) - len(chosen)},
+        **summary(rows, config),
+        "hardware": hardware(),
+    }
     write(out / "histories.csv", to_csv(report))
     write_json(out / "histories.json", report)
     return report

@@ -1,34 +1,41 @@
 """Trained routers in the closed loop: every held-out task, played once, and the figures of it.
 
-    <out>/tasks.jsonl         an outcome a line (`distill.evaluation.closed_loop.log`)
-    <out>/closed_loop.json    the figures of each arm, written last
+    <out>/tasks.jsonl         the outcomes, a `Ledger` with a part for each arm
+    <out>/closed_loop.json    the figures of each arm and what differs between them, written last
 
-An **arm** is a router under a policy. A killed simulation goes on after its last task, and tasks
-that ended in an error are tried again.
+An **arm** is a router under a policy, or one arm of the history experiment with it. A killed
+simulation goes on after its last task, and tasks that ended in an error are tried again.
 """
 
 import hashlib
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from distill import config as configs
 from distill.chat import digest
-from distill.config import EvaluationConfig, PolicyConfig
+from distill.config import ArmName, EndpointConfig, EvaluationConfig, PolicyConfig
+from distill.endpoint import Endpoint
 from distill.environment import Environment, Recorded, Task
 from distill.errors import ConfigError
+from distill.evaluation.arms import ARMS, Arm
 from distill.evaluation.closed_loop import (
     Fallback,
+    FromLlm,
     FromRecord,
     NoFallback,
-    TaskLog,
+    Outcome,
+    paired,
     play,
     summarise,
 )
 from distill.evaluation.closed_loop.loop import MOST_STEPS
+from distill.evaluation.ledger import Ledger
 from distill.pipeline.build import dataset_of
 from distill.policy import Policy
 from distill.progress import Progress
@@ -36,7 +43,13 @@ from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
 from distill.runs import RunDir, write_json
 
-FallbackName = Literal["none", "recorded"]
+FallbackName = Literal["none", "recorded", "llm"]
+
+_ASKED = {"model", "base_url", "max_tokens", "temperature", "seed", "extra"}
+"""What an LLM's answers depend on; the rest of its config is about patience."""
+
+_HOPELESS = 10
+"""After so many tasks that all ended in an error, the others are not tried."""
 
 
 def simulate(
@@ -47,6 +60,8 @@ def simulate(
     *,
     environment: str | None = None,
     fallback: FallbackName = "none",
+    endpoint: EndpointConfig | None = None,
+    arms: Sequence[str] = (),
     attacks: bool = False,
 ) -> dict[str, Any]:
     """Play the tasks with each run's router; returns what `closed_loop.json` says.
@@ -57,62 +72,140 @@ def simulate(
         environment: `package.module:factory`; None: `orderdesk`, and of it the conversations in the
             test part of the dataset that the run was trained on.
         fallback: who answers what the policy does not let the router decide.
+        endpoint: the LLM that is the fallback.
+        arms: of the history experiment (`distill.evaluation.arms`), each played with every router;
+            none: the LLM is offered the tools, too, whatever the router has decided before.
         attacks: of `orderdesk` play the attacks. Each router has two arms then, without the
             policy's rules about tools and with them, if it has any.
 
     Raises:
         ConfigError: a policy that does not fit the router or the tools, an environment that cannot
-            be made, has no record for the fallback, or raised in every task.
+            be made, has no record for the fallback, or raised in every task; an LLM that is not
+            named, has no key, or never answered; arms that cannot be.
         RouterError: a run that is not whole, or an `out` that holds other outcomes.
         DatasetError: the dataset that a run was trained on is gone or has changed.
     """
-    names = [run.name for run in runs]
-    arms = []
-    for run, name in zip(runs, names, strict=True):
-        title = name if names.count(name) == 1 else str(run)
-        world = _orderdesk(run, attacks) if environment is None else named(environment)
-        policies = {title: policy}
-        if attacks and policy.guards:
-            policies = {f"{title}, unguarded": policy.unguarded(), title: policy}
-        for arm, config in policies.items():
-            log = TaskLog(out / "tasks.jsonl", arm, _settings(run, config, environment, fallback))
-            kind = _play_all(run, config, world, fallback, log=log, progress=progress)
-            found = summarise(log.outcomes(), EvaluationConfig().bootstrap)
-            arms.append({"name": arm, "kind": kind, "policy": config.model_dump(), **found})
-    report = {
+    shown = _arms(arms, fallback)
+    if (endpoint is None) == (fallback == "llm"):
+        fault = "is of no use" if endpoint else "is missing"
+        raise ConfigError("--endpoint", fault, "give it with --fallback llm, and only then")
+    asked = endpoint and endpoint.model_dump(mode="json", include=_ASKED)
+    job = {
         "environment": environment or "orderdesk",
         "fallback": fallback,
+        "endpoint": asked,
         "attacks": attacks,
         "most_steps": MOST_STEPS,
-        "arms": arms,
     }
+    resamples = EvaluationConfig().bootstrap
+    played: dict[str, _Contestant] = {}
+    figures = []
+    with nullcontext() if endpoint is None else closing(Endpoint(endpoint)) as llm:
+        for run, title in zip(runs, _titles(runs), strict=True):
+            world = _orderdesk(run, attacks) if environment is None else named(environment)
+            tasks = _tasks(world)
+            policies = {title: policy}
+            if attacks and policy.guards:
+                policies = {f"{title}, unguarded": policy.unguarded(), title: policy}
+            for name, config, arm in _each(policies, shown):
+                about = {"policy": config.model_dump(mode="json"), "arm": arm and arm.name}
+                settings = {"router": _files(router_folder(run)), **job, **about}
+                ledger = Ledger(out / "tasks.jsonl", settings, name)
+                played[name] = one = _Contestant(run, config, world, tasks, arm, ledger)
+                kind = one.play(_fallback(fallback, world, llm, arm), progress)
+                found = summarise(one.outcomes(), resamples)
+                figures.append({"name": name, "kind": kind, **about, **found})
+    outcomes = {name: one.outcomes() for name, one in played.items()}
+    report = {**job, "arms": figures, "paired": paired(outcomes, resamples)}
     write_json(out / "closed_loop.json", report)
     return report
 
 
-def _play_all(
-    run: Path,
-    config: PolicyConfig,
-    world: Environment,
-    fallback: FallbackName,
-    *,
-    log: TaskLog,
-    progress: Progress,
-) -> str:
-    """Play what the log has not got; returns the router's kind."""
-    file = read_router_file(router_folder(run))
-    policy = Policy(config, file.thresholds)
-    policy.require_known(tool.name for tool in world.tools)
-    tasks = _tasks(world)
-    left = [task for task in tasks if task.id not in log.done]
-    if left:
-        router = load_router(run)
-        for i, task in enumerate(left, start=len(tasks) - len(left)):
-            progress(f"simulating {log.arm}", i, len(tasks))
-            log.add(play(router, policy, world, task, _fallback(fallback, world, task)))
-        progress(f"simulating {log.arm}", len(tasks), len(tasks))
-    _require_some_known(log)
-    return file.config.kind
+def _arms(names: Sequence[str], fallback: FallbackName) -> list[Arm]:
+    """The arms of the history experiment, in order."""
+    place = "--arms"
+    known: dict[str, Arm] = {name: arm for name, arm in ARMS.items() if name != _IMPOSSIBLE}
+    if names and fallback != "llm":
+        raise ConfigError(place, "show an LLM its history", "use --fallback llm")
+    for name in names:
+        if name not in known:
+            raise ConfigError(place, f"no arm {name!r}", f"the arms are: {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise ConfigError(place, "one of them comes twice", "name each arm once")
+    return [known[name] for name in names]
+
+
+_IMPOSSIBLE: ArmName = "own-no-tools"
+"""Only a record can have it: an LLM cannot call tools that it is not offered."""
+
+
+def _titles(runs: Sequence[Path]) -> list[str]:
+    """What each run is called: its folder's name, or its path where two have that name."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else str(run) for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def _each(
+    policies: dict[str, PolicyConfig], arms: Sequence[Arm]
+) -> Iterator[tuple[str, PolicyConfig, Arm | None]]:
+    """The name, policy and arm of everything that one router is played with."""
+    for title, policy in policies.items():
+        if not arms:
+            yield title, policy, None
+        for arm in arms:
+            yield f"{title}, {arm.name}", policy, arm
+
+
+@dataclass
+class _Contestant:
+    """An arm with its tasks, and their outcomes."""
+
+    run: Path
+    policy: PolicyConfig
+    world: Environment
+    tasks: Sequence[Task]
+    arm: Arm | None
+    ledger: Ledger
+
+    def play(self, fallback: Callable[[Task], Fallback], progress: Progress) -> str:
+        """Play what the ledger has not got; returns the router's kind."""
+        file = read_router_file(router_folder(self.run))
+        policy = Policy(self.policy, file.thresholds)
+        policy.require_known(tool.name for tool in self.world.tools)
+        left = [task for task in self.tasks if task.id not in self.ledger.done]
+        if left:
+            alone = self.arm is not None and self.arm.history == "own"
+            router = None if alone else load_router(self.run)
+            stage, total, failed = f"simulating {self.ledger.part}", len(self.tasks), 0
+            for i, task in enumerate(left, start=total - len(left)):
+                progress(stage, i, total)
+                outcome = play(router, policy, self.world, task, fallback(task))
+                self.ledger.add(outcome.row())
+                failed += outcome.error is not None
+                if failed == i + 1 == _HOPELESS:
+                    break
+            else:
+                progress(stage, total, total)
+        self._require_some_known()
+        return file.config.kind
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Of these tasks, whatever else the ledger has."""
+        wanted = {task.id for task in self.tasks}
+        return (Outcome.of(row) for row in self.ledger.rows() if row["id"] in wanted)
+
+    def _require_some_known(self) -> None:
+        """Raise ConfigError where every task ended in an error, which tells nothing."""
+        errors = [outcome.error for outcome in self.outcomes()]
+        if None not in errors:
+            raise ConfigError(
+                self.ledger.path,
+                f"all {len(errors)} tasks that were tried of {self.ledger.part} ended in an error, "
+                f"first {errors[0]}",
+                "mend it and run the same command again",
+            )
 
 
 def _tasks(world: Environment) -> list[Task]:
@@ -130,31 +223,30 @@ def _tasks(world: Environment) -> list[Task]:
     return tasks
 
 
-def _fallback(name: FallbackName, world: Environment, task: Task) -> Fallback:
+def _fallback(
+    name: FallbackName, world: Environment, llm: Endpoint | None, arm: Arm | None
+) -> Callable[[Task], Fallback]:
+    """What makes each task's fallback."""
     if name == "none":
-        return NoFallback()
+        return lambda task: NoFallback()
+    if llm is not None:
+        answers = FromLlm(llm) if arm is None else FromLlm(llm, arm)
+        return lambda task: answers
     if not isinstance(world, Recorded):
         raise ConfigError(
             "--fallback",
             f"{type(world).__name__} has no record of a teacher",
-            "use none, or give it a method record(task)",
+            "use another, or give it a method record(task)",
         )
-    try:
-        return FromRecord(world.record(task))
-    except Exception as error:  # whatever foreign code raises
-        fault = f"{task.id} has no record ({type(error).__name__}: {error})"
-        raise ConfigError("--fallback", fault, "mend record(task), or use none") from error
 
+    def recorded(task: Task) -> Fallback:
+        try:
+            return FromRecord(world.record(task))
+        except Exception as error:  # whatever foreign code raises
+            fault = f"{task.id} has no record ({type(error).__name__}: {error})"
+            raise ConfigError("--fallback", fault, "mend record(task), or use another") from error
 
-def _require_some_known(log: TaskLog) -> None:
-    """Raise ConfigError where every task ended in an error, which says nothing of the router."""
-    errors = [outcome.error for outcome in log.outcomes() if outcome.end == "error"]
-    if errors and not log.done:
-        raise ConfigError(
-            log.path,
-            f"all {len(errors)} tasks of {log.arm} ended in an error, first {errors[0]}",
-            "mend it and run the same command again",
-        )
+    return recorded
 
 
 def _orderdesk(run: Path, attacks: bool) -> Environment:
@@ -202,15 +294,12 @@ def named(name: str) -> Environment:
     return made
 
 
-def _settings(
-    run: Path, config: PolicyConfig, environment: str | None, fallback: FallbackName
-) -> str:
-    """Hash of what the outcomes depend on, a user's own code aside."""
-    folder = router_folder(run)
+def _files(folder: Path) -> str:
+    """Hash of a router's files."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             files[path.relative_to(folder).as_posix()] = found
-    return digest([files, config.model_dump(mode="json"), environment, fallback, MOST_STEPS])
+    return digest(files)

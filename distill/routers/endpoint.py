@@ -63,7 +63,6 @@ class EndpointRouter:
 
 
 def _decision(answer: Answer) -> Decision:
-    usage = replace(answer.usage, llm_calls=1, duration_ms=answer.latency_ms)
     if answer.decision is None:
-        return Decision("reply", error=answer.error, usage=usage)
-    return replace(answer.decision, usage=usage)
+        return Decision("reply", error=answer.error, usage=answer.spent)
+    return replace(answer.decision, usage=answer.spent)

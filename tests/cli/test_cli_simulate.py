@@ -51,7 +51,7 @@ def test_it_prints_a_table_and_writes_outcomes(distill, finished: Path, world: s
         (row,) = (line for line in printed.splitlines() if line.split()[:1] == [arm["name"]])
         cells = [str(arm["n_tasks"]), f"{arm['success']['value']:.1%}", "0.0%", "0"]
         assert row.split()[1:5] == cells
-    assert len((out / "tasks.jsonl").read_bytes().splitlines()) == 12
+    assert len((out / "tasks.jsonl").read_bytes().splitlines()) == 2 * (1 + 6)
 
 
 def test_a_policy_file_and_overrides_of_it(done, finished: Path, world: str, tmp_path: Path):
@@ -77,7 +77,9 @@ def test_a_policy_file_and_overrides_of_it(done, finished: Path, world: str, tmp
         (["RUN", "--environment", "cli_world:Orders", "alpha=0.01"], "policy: the router has no"),
         (["RUN"], "its test part has no conversation of orderdesk"),
         (["nowhere"], "nowhere: no manifest.json: not a finished run"),
-        (["RUN", "--fallback", "llm"], "Invalid value for '--fallback'"),
+        (["RUN", "--fallback", "teacher"], "Invalid value for '--fallback'"),
+        (["RUN", "--fallback", "llm"], "--endpoint: is missing; give it with --fallback llm"),
+        (["RUN", "--arms", "own"], "--arms: show an LLM its history; use --fallback llm"),
     ],
 )
 @pytest.mark.usefixtures("world")

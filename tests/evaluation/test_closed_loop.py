@@ -10,6 +10,7 @@ from made_tasks import COST, Always, Answers, Author, Says, Sums, add
 from distill.config import PolicyConfig, load_policy
 from distill.environment import Task
 from distill.evaluation.closed_loop import Answer, FromRecord, NoFallback, Outcome, play
+from distill.evaluation.closed_loop.fallback import NO_USAGE
 from distill.policy import Policy
 from distill.sample.tasks.attacks import AttackedDesk
 from distill.sample.tasks.desk import OrderDesk
@@ -20,7 +21,9 @@ NOTHING = Policy(PolicyConfig())
 THREE = Task("t3", "g", ("make it 3",), "You add.", "easy")
 
 
-def played(router: Says, *answers: object, policy=EVERYTHING, task=THREE, world=None, **more):
+def played(
+    router: Says | None, *answers: object, policy=EVERYTHING, task=THREE, world=None, **more
+):
     """The outcome, and the fallback with what it was asked."""
     fallback = Answers(*answers)  # type: ignore[arg-type]
     return play(router, policy, world or Sums(), task, fallback, **more), fallback
@@ -29,7 +32,7 @@ def played(router: Says, *answers: object, policy=EVERYTHING, task=THREE, world=
 def test_the_router_calls_and_the_fallback_words_the_reply():
     router = Says([add(1), add(2)])
     outcome, fallback = played(router, Answer(words="It is 3.", usage=COST))
-    assert (outcome.task, outcome.group, outcome.kind) == ("t3", "g", "easy")
+    assert (outcome.id, outcome.group, outcome.kind) == ("t3", "g", "easy")
     assert (outcome.end, outcome.success, outcome.error) == ("done", True, None)
     made = {"name": "add", "arguments": '{"n":1}'}, {"name": "add", "arguments": '{"n":2}'}
     assert outcome.steps == (
@@ -154,8 +157,17 @@ def test_the_router_alone_tells_the_results_of_this_turn():
     ]
     answer = NoFallback().answer(messages, ())
     assert (answer.calls, answer.words) == ((), "one\ntwo")
-    assert answer.usage == Usage(0, 0, 0, 0.0)
+    assert answer.usage == NO_USAGE
     assert NoFallback().answer(messages[:1], ()).words == ""
+
+
+def test_without_a_router_every_decision_is_the_fallbacks():
+    outcome, fallback = played(None, Answer((add(3),)), Answer(words="It is 3."))
+    assert (outcome.success, outcome.words) == (True, ("It is 3.",))
+    assert [(step["reason"], step["by"]) for step in outcome.steps] == [
+        ("no router", "fallback")
+    ] * 2
+    assert len(fallback.seen) == 2
 
 
 def called(*calls: ToolCall) -> list[Message]:
@@ -212,13 +224,13 @@ def outcomes(make, fallback, policy=EVERYTHING, world=None, every=1, **more) -> 
 def test_the_authors_own_decisions_solve_every_task_alone():
     """The scorer's proof: what the tools return tells all facts, and nothing else is wanted."""
     found = outcomes(Author, lambda record: NoFallback())
-    assert [o.task for o in found if not o.success] == []
+    assert [o.id for o in found if not o.success] == []
     assert not any(o.score.wrong_calls or o.score.harmful_calls for o in found)
 
 
 def test_the_authors_own_replies_tell_every_fact():
     found = outcomes(Author, FromRecord, every=5)
-    assert [(o.task, o.score.reasons) for o in found if not o.success] == []
+    assert [(o.id, o.score.reasons) for o in found if not o.success] == []
     assert all(o.usage.llm_calls and o.usage.input_tokens is None for o in found)
 
 
@@ -228,8 +240,8 @@ def test_a_router_that_calls_nothing_solves_what_needs_nothing_and_does_no_harm(
     assert any(o.success is False for o in found)
     for outcome in found:
         assert not outcome.score.wrong_calls
-        if any(m.calls for m in desk().record(Task(outcome.task, "", ()))) and outcome.success:
-            assert not desk().script(Task(outcome.task, "", ())).changes
+        if any(m.calls for m in desk().record(Task(outcome.id, "", ()))) and outcome.success:
+            assert not desk().script(Task(outcome.id, "", ())).changes
 
 
 def test_a_router_that_always_refunds_is_harmful_in_every_task():

@@ -11,8 +11,8 @@ from made_tasks import COST, Answers, Says, Sums, add
 
 from distill.config import PolicyConfig
 from distill.environment import Score
-from distill.errors import RouterError
-from distill.evaluation.closed_loop import Answer, Outcome, TaskLog, play, summarise
+from distill.evaluation.closed_loop import Answer, Outcome, paired, play, summarise
+from distill.evaluation.ledger import Ledger
 from distill.policy import Policy
 from distill.types import Usage
 
@@ -23,7 +23,8 @@ SAID = {"reason": "reply", "by": "fallback", "calls": []}
 def outcome(i: int = 0, success: bool | None = True, **changes) -> Outcome:
     end = "unresolved" if success is None else "done"
     made = Outcome(
-        f"t{i}", f"g{i}", None, end, success, Score(bool(success)), None, (TAKEN, SAID), COST
+        *(f"t{i}", f"g{i}", None, end, success, Score(bool(success)), None),
+        *(("It is 3.",), (TAKEN, SAID), COST),
     )
     return replace(made, **changes)
 
@@ -50,65 +51,19 @@ outcomes = st.builds(
     st.none() | st.booleans(),
     scores,
     st.none(),
+    st.lists(st.text(), max_size=2).map(tuple),
     st.lists(st.sampled_from([TAKEN, SAID]), min_size=1, max_size=4).map(tuple),
-    st.builds(Usage, counts, counts, counts, st.none() | st.floats(0, 1e6)),
+    st.builds(Usage, counts, counts, counts, st.none() | st.floats(0, 1e6), counts),
 )
 
 
-@given(st.lists(outcomes, max_size=4, unique_by=lambda made: made.task))
+@given(st.lists(outcomes, max_size=4, unique_by=lambda made: made.id))
 def test_outcomes_come_back_as_they_were(tmp_path_factory, made):
     path = tmp_path_factory.mktemp("log") / "tasks.jsonl"
-    log = TaskLog(path, "a", "s")
+    ledger = Ledger(path, {})
     for each in made:
-        log.add(each)
-    assert list(log.outcomes()) == made
-    assert list(TaskLog(path, "a", "s").outcomes()) == made
-
-
-def test_a_log_goes_on_after_its_last_whole_line(tmp_path):
-    path = tmp_path / "tasks.jsonl"
-    log = TaskLog(path, "a", "s")
-    for i in range(3):
-        log.add(outcome(i))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-30])
-    again = TaskLog(path, "a", "s")
-    assert again.done == {"t0", "t1"}
-    again.add(outcome(2))
-    assert path.read_bytes() == whole
-    path.write_bytes(b'{"arm":"a","x":"' + b"x" * 200_000)
-    assert TaskLog(path, "a", "s").done == set()
-    assert path.read_bytes() == b""
-
-
-def test_errors_are_tried_again_and_the_later_outcome_counts(tmp_path):
-    path = tmp_path / "tasks.jsonl"
-    log = TaskLog(path, "a", "s")
-    for each in (failed(0), outcome(1), failed(2)):
-        log.add(each)
-    assert log.done == {"t1"}
-    again = TaskLog(path, "a", "s")
-    again.add(outcome(0))
-    assert list(TaskLog(path, "a", "s").outcomes()) == [outcome(0), outcome(1), failed(2)]
-
-
-def test_arms_share_a_file_and_do_not_mix(tmp_path):
-    path = tmp_path / "tasks.jsonl"
-    TaskLog(path, "a", "s").add(outcome(0))
-    TaskLog(path, "b", "other").add(outcome(1))
-    assert TaskLog(path, "a", "s").done == {"t0"}
-    with pytest.raises(RouterError, match=r"tasks\.jsonl:1: a was simulated with other settings"):
-        TaskLog(path, "a", "changed")
-
-
-@pytest.mark.parametrize("line", [b"{oops", b"[]", b'{"task": "a"}'])
-@pytest.mark.parametrize("ending", [b"", b"\n"])
-def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path, line: bytes, ending: bytes):
-    path = tmp_path / "tasks.jsonl"
-    path.write_bytes(line + ending)
-    with pytest.raises(RouterError, match=r"tasks\.jsonl:1: not an outcome"):
-        TaskLog(path, "a", "s")
-    assert path.read_bytes() == line + ending
+        ledger.add(each.row())
+    assert [Outcome.of(row) for row in Ledger(path, {}).rows()] == made
 
 
 def test_figures_of_known_outcomes():
@@ -152,6 +107,28 @@ def test_what_is_not_known_of_one_task_has_no_mean():
     assert found["llm_calls"]["value"] == 1.5
 
 
+def test_arms_are_compared_task_by_task():
+    dear = [outcome(i, success=i != 3, usage=Usage(300, 30, 3, 90.0)) for i in range(8)]
+    cheap = [outcome(i, success=i != 2) for i in range(8)]
+    found = {each["metric"]: each for each in paired({"own": dear, "handed": cheap}, 200)}
+    assert list(found) == ["success", "llm_calls", "input_tokens", "output_tokens", "duration_ms"]
+    assert all((each["a"], each["b"], each["n_tasks"]) == ("handed", "own", 8)
+               for each in found.values())  # fmt: skip
+    assert (found["success"]["difference"], found["llm_calls"]["difference"]) == (0, -2)
+    assert found["input_tokens"]["low"] <= -200 <= found["input_tokens"]["high"] < 0
+    assert found["duration_ms"]["p_value_holm"] is not None
+
+
+def test_only_what_is_known_of_both_arms_is_compared():
+    left = [failed(0), outcome(1, None), *(outcome(i) for i in range(2, 9))]
+    right = [*(outcome(i) for i in range(8)), outcome(11)]
+    right[2] = outcome(2, usage=Usage(llm_calls=1))
+    found = {each["metric"]: each["n_tasks"] for each in paired({"a": left, "b": right}, 200)}
+    assert found["success"] == found["llm_calls"] == 6
+    assert found["input_tokens"] == found["duration_ms"] == 5
+    assert paired({"a": [failed(0)], "b": right, "c": [outcome(12)]}, 200) == []
+
+
 def test_attacks_by_kind():
     made = [
         outcome(i, kind=kind, score=Score(True, attack=state))
@@ -184,18 +161,18 @@ def test_every_figure_lies_in_its_interval(made):
 
 def test_no_outcome_is_held_in_memory(tmp_path):
     world, policy = Sums(count=300), Policy(PolicyConfig(threshold=0))
-    log = TaskLog(tmp_path / "tasks.jsonl", "a", "s")
+    ledger = Ledger(tmp_path / "tasks.jsonl", {})
     seen = []
     for task in world.tasks():
         made = play(Says([add(1)]), policy, world, task, Answers(Answer(words="1.")))
         seen.append(weakref.ref(made))
-        log.add(made)
+        ledger.add(made.row())
     del made
     assert not any(each() for each in seen)
 
     def watched():
         seen.clear()
-        for each in log.outcomes():
+        for each in map(Outcome.of, ledger.rows()):
             seen.append(weakref.ref(each))
             assert sum(one() is not None for one in seen) <= 2
             yield each

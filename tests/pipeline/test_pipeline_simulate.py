@@ -5,13 +5,16 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from fake_llm import FakeLlm, calling, says
+from fake_llm import Says as Sent
 from made_jobs import ONE, do, job_at, majority, refuse
 
 from distill.chat import trace_json
-from distill.config import PolicyConfig
+from distill.config import EndpointConfig, PolicyConfig
 from distill.dataset import load_dataset
 from distill.errors import ConfigError, RouterError
 from distill.pipeline import simulate as module
@@ -105,6 +108,12 @@ def canceller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_router", lambda run: Canceller())
 
 
+def rows(out: Path) -> list[dict[str, Any]]:
+    """The outcomes, of all arms, in the order of the file."""
+    lines = map(orjson.loads, (out / "tasks.jsonl").read_bytes().splitlines())
+    return [line for line in lines if "settings" not in line]
+
+
 def test_tasks_are_played_and_reported(folder: Path, world: str, canceller: None):
     run, out = majority(folder).path, folder / "loop"
     told: list[tuple[str, int, int | None]] = []
@@ -116,7 +125,7 @@ def test_tasks_are_played_and_reported(folder: Path, world: str, canceller: None
     assert (arm["name"], arm["kind"], arm["n_tasks"]) == ("majority-s0", "majority", 6)
     assert arm["success"]["value"] == 1
     assert arm["policy"] == ALL.model_dump()
-    assert len((out / "tasks.jsonl").read_bytes().splitlines()) == 6
+    assert [row["id"] for row in rows(out)] == ["0", "1", "2", "3", "4", "5"]
     assert told[0] == ("simulating majority-s0", 0, 6)
     assert told[-1] == ("simulating majority-s0", 6, 6)
 
@@ -140,8 +149,7 @@ def test_a_killed_simulation_goes_on_after_its_last_task(
             simulate([run], ALL, out, silent, environment=name)
     assert not (out / "closed_loop.json").exists()
     report = simulate([run], ALL, out, silent, environment=name)
-    lines = [orjson.loads(line) for line in (out / "tasks.jsonl").read_bytes().splitlines()]
-    assert [line["task"] for line in lines] == ["0", "1", "2", "3", "4", "5"]
+    assert [row["id"] for row in rows(out)] == ["0", "1", "2", "3", "4", "5"]
     monkeypatch.setattr(module, "load_router", refuse)
     assert simulate([run], ALL, out, silent, environment=name) == report
 
@@ -213,7 +221,7 @@ def test_where_every_task_fails_the_first_error_is_told_and_they_are_tried_again
     run, out = majority(folder).path, folder / "a"
     with pytest.raises(ConfigError) as caught:
         simulate([run], ALL, out, silent, environment=f"{world}:Broken")
-    assert "all 6 tasks of majority-s0 ended in an error" in str(caught.value)
+    assert "all 6 tasks that were tried of majority-s0 ended in an error" in str(caught.value)
     assert "environment: OSError: no connection" in str(caught.value)
     mended = sys.modules[world]
     monkeypatch.setattr(mended, "Broken", mended.Orders)
@@ -258,7 +266,7 @@ def test_tasks_and_records_that_are_none(
 
 
 def test_no_record_for_the_fallback(folder: Path, world: str, canceller: None):
-    with pytest.raises(ConfigError, match="Orders has no record of a teacher; use none"):
+    with pytest.raises(ConfigError, match="Orders has no record of a teacher; use another"):
         simulate(
             [majority(folder).path],
             ALL,
@@ -298,8 +306,7 @@ def test_orderdesk_plays_what_the_run_was_not_trained_on(desk_job: Path, tmp_pat
     report = simulate([majority(desk_job).path], ALL, tmp_path, silent, fallback="recorded")
     dataset = load_dataset(desk_job / "runs/shop/dataset-s0")
     held_out = {example.trace_id: example.group for example in dataset.examples("test")}
-    lines = [orjson.loads(line) for line in (tmp_path / "tasks.jsonl").read_bytes().splitlines()]
-    assert {line["task"]: line["group"] for line in lines} == held_out
+    assert {row["id"]: row["group"] for row in rows(tmp_path)} == held_out
     (arm,) = report["arms"]
     assert arm["n_tasks"] == len(held_out) > 5
     assert arm["success"]["value"] == 1, "all is left to the record"
@@ -311,8 +318,135 @@ def test_orderdesks_attacks_stand_in_what_the_run_was_not_trained_on(
     report = simulate([majority(desk_job).path], ALL, tmp_path, silent, attacks=True)
     dataset = load_dataset(desk_job / "runs/shop/dataset-s0")
     held_out = {example.trace_id for example in dataset.examples("test")}
-    lines = [orjson.loads(line) for line in (tmp_path / "tasks.jsonl").read_bytes().splitlines()]
-    assert {line["task"].partition("@")[2] for line in lines} <= held_out
+    assert {row["id"].partition("@")[2] for row in rows(tmp_path)} <= held_out
     (arm,) = report["arms"]
     assert sum(sum(kind.values()) for kind in arm["attacks"].values()) == arm["n_tasks"]
     assert arm["attack_followed"]["value"] == 0
+
+
+def cancels(request: dict[str, Any]) -> Sent:
+    """An LLM that cancels what is named if it may, and says so."""
+    last = request["messages"][-1]
+    if last["role"] == "user" and request.get("tool_choice") == "auto":
+        order = re.findall(r"\d", last["content"])[0]
+        return says(calling(("cancel_order", f'{{"order":{order}}}')))
+    return says({"content": "Done."})
+
+
+ARMS = ("own", "handed", "synthetic")
+
+
+def endpoint(url: str, **settings: Any) -> EndpointConfig:
+    return EndpointConfig.model_validate(
+        {"model": "m", "base_url": url, "retries": 0, "connect_s": 2, "read_s": 5, **settings}
+    )
+
+
+def test_an_llm_answers_the_rest_and_is_never_asked_twice(
+    folder: Path, world: str, canceller: None
+):
+    run, name = majority(folder).path, f"{world}:Orders"
+    careful = PolicyConfig(threshold=0, sensitive=["cancel_order"])
+    with FakeLlm(cancels) as llm:
+
+        def play(out: str, policy: PolicyConfig = careful, **settings: Any) -> dict[str, Any]:
+            return simulate(
+                [run], policy, folder / out, silent,
+                environment=name, fallback="llm", endpoint=endpoint(llm.url, **settings),
+            )  # fmt: skip
+
+        report = play("a")
+        (arm,) = report["arms"]
+        assert (arm["success"]["value"], arm["taken"]["value"]) == (1, 0)
+        spent = [arm[each]["value"] for each in ("llm_calls", "input_tokens", "output_tokens")]
+        assert spent == [2, 200, 40]
+        assert len(llm.requests) == 12
+        assert report["endpoint"]["model"] == "m"
+        assert play("a", read_s=7) == report, "patience changes no outcome"
+        assert play("b")["arms"] == report["arms"], "from the cache"
+        assert len(llm.requests) == 12
+        with pytest.raises(RouterError, match=r"other settings \(endpoint\)"):
+            play("a", temperature=1.0)
+        (arm,) = play("c", ALL)["arms"]
+        assert (arm["success"]["value"], arm["llm_calls"]["value"]) == (1, 1)
+
+
+def test_arms_are_compared_with_each_other(folder: Path, world: str, canceller: None):
+    with FakeLlm(cancels) as llm:
+        report = simulate(
+            [majority(folder).path], ALL, folder / "a", silent, environment=f"{world}:Orders",
+            fallback="llm", endpoint=endpoint(llm.url), arms=ARMS,
+        )  # fmt: skip
+    assert [arm["name"] for arm in report["arms"]] == [f"majority-s0, {arm}" for arm in ARMS]
+    own, *routed = report["arms"]
+    assert (own["taken"]["value"], own["reasons"]) == (0, {"no router": 12})
+    assert own["llm_calls"]["value"] == 2
+    for arm in routed:
+        assert (arm["success"]["value"], arm["taken"]["value"], arm["llm_calls"]["value"]) == (
+            1, 0.5, 1,
+        )  # fmt: skip
+    pairs = {(pair["a"], pair["b"], pair["metric"]): pair for pair in report["paired"]}
+    assert len(pairs) == 3 * 5
+    saved = pairs["majority-s0, handed", "majority-s0, own", "llm_calls"]
+    assert (saved["difference"], saved["n_tasks"]) == (-1, 6)
+
+
+def test_a_task_whose_llm_failed_is_an_error_and_asked_again(
+    folder: Path, world: str, canceller: None
+):
+    down = [True]
+
+    def flaky(request: dict[str, Any]) -> Sent:
+        bad = down[0] and "order 3" in request["messages"][0]["content"]
+        return Sent(b"", 503) if bad else cancels(request)
+
+    with FakeLlm(flaky) as llm:
+
+        def play() -> dict[str, Any]:
+            (arm,) = simulate(
+                [majority(folder).path], ALL, folder / "a", silent, environment=f"{world}:Orders",
+                fallback="llm", endpoint=endpoint(llm.url),
+            )["arms"]  # fmt: skip
+            return arm
+
+        arm = play()
+        assert arm["ends"] == {"done": 5, "error": 1}
+        assert arm["success"]["value"] == 1
+        assert rows(folder / "a")[3]["error"] == "fallback: NoAnswerError: HTTP 503"
+        down[0] = False
+        assert play()["ends"] == {"done": 6}
+        assert len(llm.requests) == 7
+
+
+def test_an_llm_that_never_answers_is_not_asked_for_every_task(
+    folder: Path, world: str, canceller: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "_HOPELESS", 2)
+    with FakeLlm(lambda request: Sent(b"", 503)) as llm:
+        with pytest.raises(ConfigError, match="all 2 tasks that were tried of majority-s0 ended"):
+            simulate(
+                [majority(folder).path], ALL, folder / "a", silent, environment=f"{world}:Orders",
+                fallback="llm", endpoint=endpoint(llm.url),
+            )  # fmt: skip
+        assert len(llm.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("fallback", "arms", "why"),
+    [
+        ("recorded", (), "--endpoint: is of no use"),
+        ("llm", ("own", "own"), "--arms: one of them comes twice"),
+        ("llm", ("own", "shown"), "--arms: no arm 'shown'; the arms are: own, handed, "),
+        ("llm", ("own-no-tools",), "--arms: no arm 'own-no-tools'"),
+        ("none", ("own",), "--arms: show an LLM its history; use --fallback llm"),
+    ],
+)
+def test_arms_and_endpoints_that_cannot_be(
+    folder: Path, world: str, fallback: Any, arms: tuple[str, ...], why: str
+):
+    with pytest.raises(ConfigError) as caught:
+        simulate(
+            [majority(folder).path], ALL, folder / "a", silent, environment=f"{world}:Orders",
+            fallback=fallback, endpoint=endpoint("http://127.0.0.1:9/v1"), arms=arms,
+        )  # fmt: skip
+    assert str(caught.value).startswith(why)

@@ -2,25 +2,36 @@
 
     fallback    who answers what the policy does not let the router decide
     loop        one task from its first message to its score
-    log         finished tasks, one a line, and going on after the last
-    summary     figures with intervals over tasks
+    outcome     what became of it
+    summary     figures with intervals over tasks, and differences between arms
+
+The **history experiment** is the same loop with an LLM as the fallback, played under the arms of
+`distill.evaluation.arms`: in `own` there is no router and the LLM calls the tools itself; in every
+other the router's calls are made, and the LLM words the replies from what that arm shows it.
 
 Agreement with a teacher, decision by decision, is another measure (`distill.evaluation.metrics`):
 here one early mistake may cost the task, and a decision unlike the teacher's may do no harm.
 """
 
-from distill.evaluation.closed_loop.fallback import Answer, Fallback, FromRecord, NoFallback
-from distill.evaluation.closed_loop.log import TaskLog
-from distill.evaluation.closed_loop.loop import Outcome, play
-from distill.evaluation.closed_loop.summary import summarise
+from distill.evaluation.closed_loop.fallback import (
+    Answer,
+    Fallback,
+    FromLlm,
+    FromRecord,
+    NoFallback,
+)
+from distill.evaluation.closed_loop.loop import play
+from distill.evaluation.closed_loop.outcome import Outcome
+from distill.evaluation.closed_loop.summary import paired, summarise
 
 __all__ = [
     "Answer",
     "Fallback",
+    "FromLlm",
     "FromRecord",
     "NoFallback",
     "Outcome",
-    "TaskLog",
+    "paired",
     "play",
     "summarise",
 ]

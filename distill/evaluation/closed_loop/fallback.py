@@ -1,17 +1,16 @@
-"""Who answers what the policy does not let a router decide: nobody, a record, or an LLM.
-
-An LLM takes part by a class with `answer`; `distill.evaluation` knows no endpoint.
-"""
+"""Who answers what the policy does not let a router decide: nobody, a record, or an LLM."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 from distill.chat import call_keys
-from distill.types import Decision, Message, ToolCall, ToolSpec, Usage
+from distill.endpoint import Endpoint
+from distill.evaluation.arms import ARMS, Arm
+from distill.types import Context, Decision, Message, ToolCall, ToolSpec, Usage
 
-NO_USAGE = Usage(0, 0, 0, 0.0)
+NO_USAGE = Usage(0, 0, 0, 0.0, 0)
 """Of what costs nothing."""
 
 UNKNOWN_USAGE = Usage()
@@ -79,6 +78,55 @@ class FromRecord:
                 return Answer(message.calls, message.content, Usage(llm_calls=1))
             made += _calls([message])
         return None
+
+
+class NoAnswerError(Exception):
+    """An LLM had no answer, in its endpoint's words."""
+
+
+class FromLlm:
+    """An LLM behind an endpoint.
+
+    Args:
+        endpoint: asked as its settings say.
+        arm: what the LLM is shown. Where that is its own history, it calls tools or replies; in any
+            other it words replies alone, and if it calls all the same it is asked again without
+            tools.
+    """
+
+    def __init__(self, endpoint: Endpoint, arm: Arm = ARMS["own"]) -> None:
+        self._endpoint, self._arm = endpoint, arm
+
+    def answer(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> Answer:
+        """Raises NoAnswerError where the endpoint gives none."""
+        shown = self._arm.shown(Context(tuple(messages), tuple(tools)))
+        if self._arm.history == "own":
+            return self._ask(shown, "auto")
+        answer = self._ask(shown, "none")
+        if answer.calls:
+            words = self._ask(Context(shown.messages, ()), "none")
+            answer = Answer((), words.words, total(answer.usage, words.usage))
+        return answer
+
+    def _ask(self, context: Context, tool_choice: str) -> Answer:
+        settings = self._endpoint.settings
+        found = self._endpoint.complete(
+            context.messages,
+            context.tools,
+            max_tokens=settings.max_tokens,
+            tool_choice=tool_choice,
+            temperature=settings.temperature,
+            seed=settings.seed,
+        )
+        if found.decision is None:
+            raise NoAnswerError(found.error)
+        return Answer(found.decision.calls, found.words, found.spent)
+
+
+def total(a: Usage, b: Usage) -> Usage:
+    """The sums; None where one of the two is not known."""
+    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Usage))
+    return Usage(*(None if None in pair else sum(pair) for pair in pairs))
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:

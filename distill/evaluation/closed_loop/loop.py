@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import orjson
 
 from distill.chat import call_json
 from distill.dataset.verify import check_arguments
 from distill.environment import Environment, Score, Task
-from distill.evaluation.closed_loop.fallback import NO_USAGE, Answer, Fallback
+from distill.evaluation.closed_loop.fallback import NO_USAGE, Answer, Fallback, total
+from distill.evaluation.closed_loop.outcome import End, Outcome
 from distill.history import synthetic
 from distill.policy import Policy
 from distill.types import Context, Message, Router, ToolCall, Usage
@@ -20,37 +21,14 @@ T = TypeVar("T")
 MOST_STEPS = 30
 """Decisions that a task may take unless the caller says otherwise."""
 
+NO_ROUTER = "no router"
+"""Why a fallback decides where nobody else does."""
+
 _MOST_ERROR = 300
-
-End = Literal["done", "too many steps", "unresolved", "error"]
-"""How a task ended: the user had said all and was answered; it took too many decisions (a
-failure); the fallback had no answer; environment or fallback raised. Whether the latter two would
-have succeeded is not known."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one task."""
-
-    task: str
-    group: str
-    kind: str | None
-    end: End
-    success: bool | None
-    """None where it is not known."""
-    score: Score | None
-    """None after an error. Of a task left unresolved, its calls until then are judged by it, and
-    `success` is not."""
-    error: str | None
-    steps: tuple[Mapping[str, Any], ...]
-    """Each decision: the policy's `reason`, `by` ("router" or "fallback"), and the `calls` that
-    were made; none were where it was words."""
-    usage: Usage
-    """Sums over the fallback's answers; None where one of them is not known."""
 
 
 def play(
-    router: Router,
+    router: Router | None,
     policy: Policy,
     environment: Environment,
     task: Task,
@@ -66,6 +44,7 @@ def play(
     being executed, and count as wrong.
 
     Args:
+        router: None where every decision is the fallback's.
         policy: with the router's own thresholds.
         fallback: one made for this task.
         most_steps: decisions after which the task is given up.
@@ -88,7 +67,7 @@ def play(
 class _Game:
     """Who takes part in a task, and what has happened so far."""
 
-    router: Router
+    router: Router | None
     policy: Policy
     environment: Environment
     task: Task
@@ -103,9 +82,9 @@ class _Game:
     def outcome(
         self, end: End, success: bool | None, score: Score | None, error: str | None
     ) -> Outcome:
-        task, steps = self.task, tuple(self.steps)
+        task, told, steps = self.task, tuple(self.words), tuple(self.steps)
         return Outcome(
-            task.id, task.group, task.kind, end, success, score, error, steps, self.usage
+            task.id, task.group, task.kind, end, success, score, error, told, steps, self.usage
         )
 
     def play(self, most_steps: int) -> End:
@@ -133,19 +112,26 @@ class _Game:
 
     def _decided(self, context: Context) -> Answer | None:
         """The next answer, be it the router's or the fallback's."""
-        (decision,) = self.router.decide([context])
-        verdict = self.policy(decision, context)
-        if verdict.taken:
-            answer: Answer | None = Answer(decision.calls, usage=NO_USAGE)
+        calls, reason = self._routed(context)
+        if calls:
+            answer: Answer | None = Answer(calls, usage=NO_USAGE)
         else:
             with _foreign("fallback"):
                 answer = self.fallback.answer(context.messages, context.tools)
         if answer is not None:
-            calls = [call_json(call)["function"] for call in answer.calls]
-            by = "router" if verdict.taken else "fallback"
-            self.steps.append({"reason": verdict.reason, "by": by, "calls": calls})
-            self.usage = _sum(self.usage, answer.usage)
+            made = [call_json(call)["function"] for call in answer.calls]
+            by = "router" if calls else "fallback"
+            self.steps.append({"reason": reason, "by": by, "calls": made})
+            self.usage = total(self.usage, answer.usage)
         return answer
+
+    def _routed(self, context: Context) -> tuple[tuple[ToolCall, ...], str]:
+        """The router's calls that the policy takes, if any, and its reason."""
+        if self.router is None:
+            return (), NO_ROUTER
+        (decision,) = self.router.decide([context])
+        verdict = self.policy(decision, context)
+        return (decision.calls if verdict.taken else ()), verdict.reason
 
     def _executed(self, context: Context, answer: Answer) -> tuple[Message, ...]:
         """The conversation with an answer's calls and what came of them."""
@@ -179,11 +165,6 @@ def _typed(value: T, kind: type[T], method: str) -> T:
     if not isinstance(value, kind):
         raise TypeError(f"{method} returned {type(value).__name__}, not {kind.__name__}")
     return value
-
-
-def _sum(a: Usage, b: Usage) -> Usage:
-    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Usage))
-    return Usage(*(None if None in pair else sum(pair) for pair in pairs))
 
 
 class _ForeignError(Exception):

@@ -7,14 +7,22 @@ out of every figure and counted (`ends`); those left unresolved stand beside `su
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from distill.evaluation.closed_loop.loop import Outcome
-from distill.evaluation.intervals import Array, Statistic, estimate, number_groups
+from distill.evaluation.closed_loop.outcome import Outcome
+from distill.evaluation.intervals import (
+    Array,
+    Statistic,
+    estimate,
+    number_groups,
+    paired_difference,
+)
+from distill.evaluation.paired import adjusted, entry
 
-_SPENT = ("llm_calls", "input_tokens", "output_tokens")
+_SPENT = ("llm_calls", "input_tokens", "output_tokens", "duration_ms")
 
 
 def summarise(outcomes: Iterable[Outcome], resamples: int) -> dict[str, Any]:
@@ -23,7 +31,8 @@ def summarise(outcomes: Iterable[Outcome], resamples: int) -> dict[str, Any]:
     Shares of tasks: `success`, `unresolved`, `harmful` (any harmful call was made), and of tasks
     with an attack `attack_followed`. Share of decisions: `taken` (by the router). Means per task:
     `wrong_calls`, `harmful_calls`, `steps`, `router_calls`, `fallback_calls` (of tools), and
-    `llm_calls`, `input_tokens`, `output_tokens`, None where one task's are not known. Counts:
+    `llm_calls`, `input_tokens`, `output_tokens`, `duration_ms` (of the LLM's answers), None where
+    one task's are not known. Counts:
     `n_tasks`, `n_groups`, `ends`, `reasons` (the policy's), `attacks` (by kind).
 
     Args:
@@ -55,6 +64,54 @@ def summarise(outcomes: Iterable[Outcome], resamples: int) -> dict[str, Any]:
     }
 
 
+def paired(arms: Mapping[str, Iterable[Outcome]], resamples: int) -> list[dict[str, Any]]:
+    """By how much every later arm `a` is above every earlier `b`, task by task.
+
+    Returns:
+        entries of `distill.evaluation.paired` for success, LLM calls, tokens and time, adjusted by
+        metric, each over the `n_tasks` that both arms played and of which both figures are known;
+        a pair without such a task has none.
+
+    Args:
+        arms: read once each; only numbers are kept of an outcome.
+    """
+    found = {name: {one.id: (one.group, _paid(one)) for one in made} for name, made in arms.items()}
+    entries: list[dict[str, Any]] = []
+    for metric in ("success", *_SPENT):
+        of_metric = []
+        for b, a in combinations(found, 2):
+            both = [
+                (group, paid[metric], found[b][task][1][metric])
+                for task, (group, paid) in found[a].items()
+                if task in found[b]
+            ]
+            known = [(g, x, y) for g, x, y in both if not np.isnan([x, y]).any()]
+            if known:
+                groups, left, right = zip(*known, strict=True)
+                difference = paired_difference(
+                    np.array(left, dtype=np.float64),
+                    np.array(right, dtype=np.float64),
+                    number_groups(groups),
+                    resamples,
+                    shares=metric == "success",
+                )
+                of_metric.append({**entry(a, b, metric, difference), "n_tasks": len(known)})
+        entries += adjusted(of_metric)
+    return entries
+
+
+def _paid(outcome: Outcome) -> dict[str, float]:
+    """Whether a task succeeded and what it cost; nan: not known."""
+    if outcome.success is None:
+        return dict.fromkeys(("success", *_SPENT), np.nan)
+    return {"success": outcome.success, **_spent(outcome)}
+
+
+def _spent(outcome: Outcome) -> dict[str, float]:
+    values = {name: getattr(outcome.usage, name) for name in _SPENT}
+    return {name: np.nan if value is None else value for name, value in values.items()}
+
+
 def _row(outcome: Outcome) -> dict[str, float]:
     """The numbers of one task; nan: not known."""
     score = outcome.score
@@ -62,7 +119,6 @@ def _row(outcome: Outcome) -> dict[str, float]:
     made = Counter({"router": 0, "fallback": 0})
     for step in outcome.steps:
         made[step["by"]] += len(step["calls"])
-    spent = {name: getattr(outcome.usage, name) for name in _SPENT}
     return {
         "success": outcome.success is True,
         "unresolved": outcome.success is None,
@@ -75,7 +131,7 @@ def _row(outcome: Outcome) -> dict[str, float]:
         "fallback_calls": made["fallback"],
         "attacked": score.attack is not None,
         "attack_followed": score.attack == "followed",
-        **{name: np.nan if value is None else value for name, value in spent.items()},
+        **_spent(outcome),
     }
 
 
