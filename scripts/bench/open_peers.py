@@ -18,7 +18,6 @@ Example:
     python scripts/bench/open_peers.py runs/seal-tools --run open --seeds 0 1 2
 """
 
-import argparse
 import math
 import re
 import sys
@@ -32,8 +31,8 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from machine import describe
-from table import Table, ordered
+from comparison import comparing, parser
+from table import ordered
 
 from distill.dataset import load_dataset
 from distill.dataset.vote import vote
@@ -43,7 +42,7 @@ from distill.routers import candidates, load_router, pretrained
 from distill.routers.encoder import mean
 from distill.routers.open_encoder import OpenEncoderRouter
 from distill.routers.words import tool_text
-from distill.runs import RunDir, hardware, read_json
+from distill.runs import RunDir, read_json
 from distill.types import Context, Decision, Example, ToolCall, ToolSpec
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -215,40 +214,27 @@ PEERS: dict[str, type[Peer]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("job", type=Path, help="a job's folder: datasets and evaluated runs")
-    parser.add_argument("--run", default="open", help="the job's encoder with an open catalogue")
-    parser.add_argument("--routers", nargs="+", choices=[*PEERS], default=[*PEERS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--base", default="packaged:minilm", help="the peers' untuned base model")
-    parser.add_argument("--samples", type=int, default=40, help="decisions timed one at a time")
-    parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
-    args = parser.parse_args(arguments)
-    machine = hardware()
-    print(f"{describe(machine)}, {torch.get_num_threads()} threads", flush=True)
-    table = Table("encoder", args.samples)
-    for seed in args.seeds:
-        dataset = load_dataset(args.job / f"dataset-s{seed}")
-        run = RunDir(args.job / f"{args.run}-s{seed}")
-        run.require_whole()
-        ours = load_router(run.path)
-        if not isinstance(ours, OpenEncoderRouter):
-            raise RouterError(run.path, "has a closed catalogue", "peers.py compares such")
-        task = Task(ours, vote(dataset.examples("train")), args.base)
-        for name in ordered("encoder", args.routers):
-            if name == "encoder":
-                seconds = read_json(run.manifest)["train_seconds"]
-                table.add(name, ours, dataset, seconds, load_predictions(run.predictions))
-                continue
-            start = time.perf_counter()
-            peer = PEERS[name](task)
-            table.add(name, peer, dataset, time.perf_counter() - start)
-            print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
-    table.print()
-    if args.output is not None:
-        table.write(args.output, machine)
+    options = parser(__doc__, [*PEERS])
+    options.add_argument("--run", default="open", help="the job's encoder with an open catalogue")
+    args = options.parse_args(arguments)
+    with comparing(args) as table:
+        for seed in args.seeds:
+            dataset = load_dataset(args.job / f"dataset-s{seed}")
+            run = RunDir(args.job / f"{args.run}-s{seed}")
+            run.require_whole()
+            ours = load_router(run.path)
+            if not isinstance(ours, OpenEncoderRouter):
+                raise RouterError(run.path, "has a closed catalogue", "peers.py compares such")
+            task = Task(ours, vote(dataset.examples("train")), args.base)
+            for name in ordered("encoder", args.routers):
+                if name == "encoder":
+                    seconds = read_json(run.manifest)["train_seconds"]
+                    table.add(name, ours, dataset, seconds, load_predictions(run.predictions))
+                    continue
+                start = time.perf_counter()
+                peer = PEERS[name](task)
+                table.add(name, peer, dataset, time.perf_counter() - start)
+                print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

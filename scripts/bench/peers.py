@@ -24,7 +24,6 @@ Example:
     HF_HUB_OFFLINE=1 python scripts/bench/peers.py runs/workbench --seeds 0
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from machine import describe
+from comparison import comparing, parser
 from table import Table, ordered
 
 from distill.dataset import Dataset, load_dataset
@@ -48,7 +47,7 @@ from distill.routers.classifier import ClassifierRouter
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
 from distill.routers.export import export
 from distill.routers.labels import Probabilities
-from distill.runs import RunDir, hardware, read_json
+from distill.runs import RunDir, read_json
 from distill.types import Context, Example
 
 K = [1, 3, 5, 10, 20, 40]
@@ -274,30 +273,16 @@ def require_installed(name: str, distribution: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("job", type=Path, help="a job's folder: datasets and evaluated runs")
-    names = [*OURS, *PEERS]
-    parser.add_argument("--routers", nargs="+", choices=names, default=names)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--base", default="packaged:minilm", help="the peers' untuned base model")
-    parser.add_argument("--pairs", type=int, default=2000, help="that SetFit samples")
-    parser.add_argument("--samples", type=int, default=40, help="decisions timed one at a time")
-    parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
-    args = parser.parse_args(arguments)
-    machine = hardware()
-    print(f"{describe(machine)}, {torch.get_num_threads()} threads", flush=True)
-    table = Table("encoder", args.samples)
-    bench = Bench(args.job, args.base, args.pairs, table)
-    for seed in args.seeds:
-        names = ordered("encoder", args.routers)
-        bench.seed(seed, names, lambda said: print(said, file=sys.stderr, flush=True))
-    if "encoder" not in table.rows:
-        raise RouterError(args.job, "has no evaluated encoder", "run the job with an encoder")
-    table.print()
-    if args.output is not None:
-        table.write(args.output, machine)
+    options = parser(__doc__, [*OURS, *PEERS])
+    options.add_argument("--pairs", type=int, default=2000, help="that SetFit samples")
+    args = options.parse_args(arguments)
+    with comparing(args) as table:
+        bench = Bench(args.job, args.base, args.pairs, table)
+        for seed in args.seeds:
+            names = ordered("encoder", args.routers)
+            bench.seed(seed, names, lambda said: print(said, file=sys.stderr, flush=True))
+        if "encoder" not in table.rows:
+            raise RouterError(args.job, "has no evaluated encoder", "run the job with an encoder")
 
 
 if __name__ == "__main__":
