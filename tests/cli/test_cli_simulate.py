@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fake_llm import FakeLlm, says
 from rich.console import Console
 
 from distill.evaluation.report import outcomes_table
@@ -63,6 +64,21 @@ def test_a_policy_file_and_overrides_of_it(done, finished: Path, world: str, tmp
     )
     (arm,) = read_json(tmp_path / "loop/closed_loop.json")["arms"]
     assert (arm["policy"]["threshold"], arm["policy"]["deny"]) == (0.25, ["list_orders"])
+
+
+def test_an_llm_from_a_file_under_two_arms(done, finished: Path, world: str, tmp_path: Path):
+    file = tmp_path / "llm.yaml"
+    with FakeLlm(lambda request: says({"content": "Welcome."})) as llm:
+        file.write_text(yaml.safe_dump({"model": "m", "base_url": llm.url}))
+        printed = done(
+            *("simulate", finished / "majority-s0", "--environment", world, "-o", tmp_path / "a"),
+            *("threshold=1", "--fallback", "llm", "--endpoint", file, "--arms", "own,handed"),
+        )
+    report = read_json(tmp_path / "a/closed_loop.json")
+    assert [arm["arm"] for arm in report["arms"]] == ["own", "handed"]
+    assert all(arm["llm_calls"]["value"] == 1 for arm in report["arms"])
+    assert "majority-s0, handed" in printed
+    assert len(llm.requests) == 2, "the six tasks ask the same"
 
 
 @pytest.mark.parametrize(
