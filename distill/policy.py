@@ -67,6 +67,10 @@ class Verdict:
     def taken(self) -> bool:
         return self.reason is Reason.TAKEN
 
+    def __bool__(self) -> bool:
+        # Whoever asks a policy only whether must not take a refusal, an object, for a yes.
+        return self.taken
+
 
 class Policy:
     """A config's rules with a router's thresholds.

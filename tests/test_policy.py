@@ -58,6 +58,12 @@ def test_what_is_not_taken_has_its_reason(config, calls, expected):
     assert reason(config, *calls) is expected
 
 
+def test_a_verdict_is_true_where_the_decision_is_taken():
+    context = Context((ASKED,), TOOLS)
+    assert Policy(ALL)(decided(call("show", order=7)), context)
+    assert not Policy(PolicyConfig(deny=["show"]))(decided(call("show", order=7)), context)
+
+
 def test_the_verdict_names_the_tool_that_is_at_fault():
     policy = Policy(PolicyConfig(threshold=0, sensitive=["cancel"]))
     verdict = policy(

@@ -32,9 +32,11 @@ from shop_program import (
     step,
 )
 
+from distill.config import PolicyConfig
 from distill.dataset.points import decision_points
 from distill.errors import RouterError
 from distill.integrations.dspy import RoutedReAct, TraceRecorder
+from distill.policy import Policy
 from distill.traces import read
 from distill.types import Context, Decision
 
@@ -130,6 +132,15 @@ def test_a_policy_is_asked_about_what_could_be_done_and_nothing_else():
     assert decision == calls(GET)
     assert [tool.name for tool in context.tools] == ["get_order", "list_orders"]
     assert [name for name, _, _ in made(found)] == ["finish"]
+
+
+def test_the_projects_own_policy_takes_what_it_allows_and_no_refusal_for_a_yes():
+    deny = Policy(PolicyConfig(threshold=0.5, deny=["get_order"]))
+    allow = Policy(PolicyConfig(threshold=0.5))
+    for policy, by_router in ((allow, 1), (deny, 0)):
+        with dspy.context(lm=lm(FINISH, ANSWER)):
+            found = program(calls(GET), REPLY, policy=policy)(question=QUESTION)
+        assert [name for name, _, _ in made(found)] == ["get_order"] * by_router + ["finish"]
 
 
 def test_calls_just_made_are_not_made_again_on_the_routers_word():

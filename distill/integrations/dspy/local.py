@@ -13,11 +13,13 @@ from dspy.predict.parameter import Parameter
 
 from distill.dataset.verify import check_arguments
 from distill.errors import RouterError
+from distill.policy import Verdict
 from distill.routers import load_router
 from distill.types import Context, Decision, Router
 
-Accept = Callable[[Decision, Context], bool]
-"""Whether a decision that could be acted on is: true takes it, false asks the LM instead."""
+Accept = Callable[[Decision, Context], bool | Verdict]
+"""Whether a decision that could be acted on is: true takes it, false asks the LM instead. A
+`distill.policy.Policy` is one; it takes no reply, so that the LM ends each loop."""
 
 
 def confident(threshold: float) -> Accept:
@@ -79,7 +81,7 @@ class LocalRouter(Parameter):
     def takes(self, decision: Decision, context: Context) -> bool:
         """Whether the decision is acted on."""
         accept = self._policy if callable(self._policy) else confident(self._policy)
-        return feasible(decision, context) and accept(decision, context)
+        return feasible(decision, context) and bool(accept(decision, context))
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """Where the router lies (None: it was given as an object) and the threshold (None: the
