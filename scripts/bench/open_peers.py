@@ -22,6 +22,7 @@ import math
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -63,7 +64,7 @@ class Task:
         return tool_text(tool, self.ours.config.match.tool_chars)
 
 
-class Peer:
+class Peer(ABC):
     """Scores of tools by somebody else's method, and one rule for how many are called."""
 
     kind = "peer"
@@ -100,12 +101,13 @@ class Peer:
         chosen = f"{self.most} calls" if self.rule is None else "threshold {:.3g}, margin {:.3g}"
         self.note = chosen.format(*(self.rule or ()))
 
+    @abstractmethod
     def prepare(self) -> None:
         """Learn what `scores` needs."""
 
+    @abstractmethod
     def scores(self, text: str, tools: list[str]) -> Floats:
         """[tools] of texts of tools; higher is better."""
-        raise NotImplementedError
 
     def decide(self, contexts: Sequence[Context]) -> list[Decision]:
         return [self._decide(context) for context in contexts]
