@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from distill import config
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "distill"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -57,6 +59,15 @@ def test_a_module_imports_only_from_its_left(path: Path):
         assert there in ORDER, f"{name}: import the module, not the package's door"
         assert there == here or ORDER.index(there) < ORDER.index(here), f"{here} imports {there}"
         assert (here, there) != ("errors", "types"), "types and errors do not know each other"
+
+
+def test_configs_are_imported_from_their_packages_door():
+    """So that a config may move between the package's modules."""
+    users = [path for path in MODULES if part(path) != "config"]
+    for path in [*users, *(ROOT / "scripts").rglob("*.py")]:
+        for name in imported(parse(path)):
+            inside = name.removeprefix("distill.config.")
+            assert inside == name or inside in config.__all__, f"{path}: {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
