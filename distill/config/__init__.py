@@ -31,10 +31,12 @@ from distill.config.prices import PriceConfig, PricesConfig
 from distill.config.render import RenderConfig
 from distill.config.routers import (
     AnyRouterConfig,
+    AssembledConfig,
     AttentionConfig,
     CascadeConfig,
     DecoderConfig,
     EncoderConfig,
+    EnsembleConfig,
     LearnedConfig,
     MajorityConfig,
     MatchConfig,
@@ -49,6 +51,7 @@ from distill.config.training import LoraConfig, TrainConfig
 __all__ = [
     "AnyRouterConfig",
     "ArmName",
+    "AssembledConfig",
     "AttentionConfig",
     "CascadeConfig",
     "Config",
@@ -56,6 +59,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "EndpointConfig",
+    "EnsembleConfig",
     "EvaluationConfig",
     "HistoriesConfig",
     "LearnedConfig",

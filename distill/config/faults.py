@@ -13,6 +13,7 @@ from distill.config.routers import (
     CascadeConfig,
     DecoderConfig,
     EncoderConfig,
+    EnsembleConfig,
     MajorityConfig,
     RnnConfig,
     TfidfConfig,
@@ -76,5 +77,6 @@ _ROUTER_KINDS: dict[str, Any] = {
     "encoder": EncoderConfig,
     "decoder": DecoderConfig,
     "cascade": CascadeConfig,
+    "ensemble": EnsembleConfig,
     "endpoint": EndpointConfig,
 }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distill.config.base import Config
 from distill.config.endpoint import EndpointConfig
@@ -157,10 +157,39 @@ class CascadeConfig(Config):
     decoder: str = "decoder"
     """The name of the job's router of kind `decoder` that fills arguments."""
 
+    def stages(self) -> dict[str, str]:
+        """The folder of each stage within the router's, and the job's router that it is."""
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
+
+class EnsembleConfig(Config):
+    """Several closed routers that decide together, such as an encoder, an RNN and TF-IDF.
+
+    Nothing is trained for it: it is put together from routers of the same job.
+    """
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: list[str] = Field(min_length=2, max_length=8)
+    """The names of the job's routers: each of kind `tfidf`, `rnn`, `attention`, or `encoder` with
+    `catalogue: closed`. Where some fill arguments, the first such one fills the ensemble's."""
+
+    @field_validator("members")
+    @classmethod
+    def _are_different(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a router twice")
+        return value
+
+    def stages(self) -> dict[str, str]:
+        """The folder of each member within the router's, and the job's router that it is."""
+        return {name: name for name in self.members}
+
 
 LearnedConfig = (
     MajorityConfig | TfidfConfig | RnnConfig | AttentionConfig | EncoderConfig | DecoderConfig
 )
 """The routers that learn from examples themselves."""
-AnyRouterConfig = LearnedConfig | CascadeConfig | EndpointConfig
+AssembledConfig = CascadeConfig | EnsembleConfig
+"""The routers that are put together from others of the same job."""
+AnyRouterConfig = LearnedConfig | AssembledConfig | EndpointConfig
 RouterConfig = Annotated[AnyRouterConfig, Field(discriminator="kind")]

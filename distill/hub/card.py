@@ -27,6 +27,7 @@ _WHAT = {
     "open encoder": "a pretrained encoder that matches conversations with the texts of the tools "
     "on offer, its LoRA update merged into the weights",
     "decoder": "a LoRA adapter for a pretrained causal language model",
+    "ensemble": "several routers, whose beliefs are averaged by their logarithms",
     "cascade": "an encoder that chooses the tools, and a decoder that fills in their arguments "
     "where the encoder has not all of them",
 }
@@ -95,13 +96,14 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
     quality = [(name, _estimate(measured, key)) for key, name, _ in _QUALITY]
     teacher = [(name, _estimate(record.report["teacher"], key)) for key, name in _TEACHER]
     cost = [(name, _estimate(measured, key)) for key, name in _COST]
-    chooser, variant = record.chooser["config"], _variant(record)
+    variant = _variant(record)
     return _compiled().render(
         metadata=metadata(record, repo_id).to_yaml(),
         repo_id=repo_id,
         kind=kind,
-        open=chooser.get("catalogue") == "open",
-        fills=chooser.get("arguments", "none") != "none",
+        open=any(file["config"].get("catalogue") == "open" for file in record.files.values()),
+        arguments=record.filler,
+        kinds={file["kind"] for file in record.files.values()},
         variant=variant,
         what=_WHAT[variant],
         manifest=manifest,
@@ -124,7 +126,7 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
         stages=[_stage(row) for row in measured.get("stages") or []],
         settings={
             folder: yaml.safe_dump(file["config"], sort_keys=False).strip()
-            for folder, file in (record.stages or {".": record.router}).items()
+            for folder, file in record.files.items()
         },
         lora_rank=_served_rank(_lora_rank(router_folder)) if kind == "decoder" else None,
     )

@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, unmarked
+from pydantic import TypeAdapter
 
 from distill.chat import parse_tools
+from distill.config import AssembledConfig
 from distill.errors import HubError, RouterError
 from distill.runs import RunDir, read_json
 
@@ -99,7 +101,7 @@ class Record:
     router: dict[str, Any]
     config: dict[str, Any]
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of a cascade: each stage's `router.json`, by its folder within the router's."""
+    """Of what is put together: the `router.json` of each part, by its folder within the whole's."""
 
     @property
     def kind(self) -> str:
@@ -117,15 +119,27 @@ class Record:
         return [tool.name for tool in parse_tools([e["tool"] for e in self.router["catalogue"]])]
 
     @property
-    def chooser(self) -> dict[str, Any]:
-        """`router.json` of what chooses the tools: of a cascade, its first stage."""
-        return next(iter(self.stages.values()), self.router)
+    def files(self) -> dict[str, dict[str, Any]]:
+        """`router.json` of whatever was trained, by its folder within the router's (`.`: all)."""
+        return self.stages or {".": self.router}
+
+    @property
+    def filler(self) -> str | None:
+        """The folder, within the router's, of the pointers that fill arguments; None for none."""
+        filling = (
+            folder
+            for folder, file in self.files.items()
+            if file["config"].get("arguments", "none") != "none"
+        )
+        return next((f"{folder}/arguments".removeprefix("./") for folder in filling), None)
 
     @property
     def bases(self) -> dict[str, Base]:
         """Base models, by the folder within the router's that was made of them (`.`: all of it)."""
-        found = {folder: stage["base_model"] for folder, stage in self.stages.items()}
-        found = found or {".": self.manifest["base_model"]}
+        if self.stages:
+            found = {folder: stage.get("base_model") for folder, stage in self.stages.items()}
+        else:
+            found = {".": self.manifest["base_model"]}
         return {folder: Base(facts) for folder, facts in found.items() if facts is not None}
 
     def base_of(self, path: Path) -> Base | None:
@@ -153,7 +167,7 @@ class Record:
             return base.facts | {"license": found.get(base.repo)}
 
         stages = {
-            folder: stage | {"base_model": known(stage["base_model"])}
+            folder: stage | {"base_model": known(stage.get("base_model"))}
             for folder, stage in self.stages.items()
         }
         manifest = self.manifest | {"base_model": known(self.manifest["base_model"])}
@@ -184,11 +198,10 @@ def read_record(run: RunDir) -> Record:
         raise HubError(
             run.path, "holds nothing to publish: its LLM is behind an endpoint", "push another run"
         )
-    if router["kind"] == "cascade":
-        from distill.routers.cascade import FIRST, SECOND  # noqa: PLC0415  (imports torch)
-
-        keys = [*_ROUTER, "base_model.name"]
-        stages = {name: _router(run.router / name, keys) for name in (FIRST, SECOND)}
+    if router["kind"] in ("cascade", "ensemble"):
+        assembled: TypeAdapter[AssembledConfig] = TypeAdapter(AssembledConfig)
+        names = assembled.validate_python(router["config"]).stages()
+        stages = {name: _router(run.router / name, _ROUTER) for name in names}
     report = _mapping(run.report, read_json(run.report), _REPORT, "distill evaluate")
     config = _mapping(run.config, _read_yaml(run.config), [], "distill train")
     _agree(run, manifest, report, router)

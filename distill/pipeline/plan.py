@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distill.config import (
+    AnyRouterConfig,
+    AssembledConfig,
     CascadeConfig,
     DecoderConfig,
     EncoderConfig,
@@ -29,6 +31,7 @@ _TRAIN_COST = {
     "encoder": 215,
     "decoder": 390,
     "cascade": 5,
+    "ensemble": 1,
     "endpoint": 1,
 }
 _EVALUATE_COST = {
@@ -39,6 +42,7 @@ _EVALUATE_COST = {
     "encoder": 5,
     "decoder": 90,
     "cascade": 70,
+    "ensemble": 7,
     "endpoint": 120,
 }
 
@@ -56,14 +60,15 @@ def steps(config: RunConfig) -> list[Step]:
     """The pieces of `distill run`, in order; doing one that is done costs next to nothing.
 
     Raises:
-        ConfigError: a cascade names routers that are none of the job's, an endpoint's key is not
+        ConfigError: a router is put together from others that are none of the job's or of the
+            wrong kind, an endpoint's key is not
             in the environment and is still needed, or the table of prices cannot be read.
         MissingExtraError: a tracker is not installed.
         ModelError: a base model that needs no hub is not there.
     """
     require_trackers(config.trackers)
     for name, settings in config.routers.items():
-        if isinstance(settings, CascadeConfig):
+        if isinstance(settings, AssembledConfig):
             _require_stages(config, name, settings)
         if isinstance(settings, EncoderConfig | DecoderConfig):
             from distill.routers import pretrained  # noqa: PLC0415
@@ -93,8 +98,8 @@ def steps(config: RunConfig) -> list[Step]:
     plan = []
     for seed in config.seeds:
         plan.append(Step(f"dataset, seed {seed}", 3, dataset(seed)))
-        # A cascade is put together from the others.
-        last = sorted(config.routers.items(), key=lambda item: isinstance(item[1], CascadeConfig))
+        # After those that they are put together from.
+        last = sorted(config.routers.items(), key=lambda item: isinstance(item[1], AssembledConfig))
         for router, settings in last:
             run = run_dir(config, router, seed).path.name
             cost = _TRAIN_COST[settings.kind]
@@ -107,13 +112,29 @@ def steps(config: RunConfig) -> list[Step]:
     return plan
 
 
-def _require_stages(config: RunConfig, name: str, settings: CascadeConfig) -> None:
-    for stage, wanted in (("encoder", settings.encoder), ("decoder", settings.decoder)):
-        found = config.routers.get(wanted)
-        if found is None or found.kind != stage:
-            known = [name for name, other in config.routers.items() if other.kind == stage]
+_KINDS = {
+    "encoder": ("encoder",),
+    "decoder": ("decoder",),
+    "closed classifier": ("tfidf", "rnn", "attention", "encoder"),
+}
+
+
+def _require_stages(config: RunConfig, name: str, settings: AssembledConfig) -> None:
+    for folder, wanted in settings.stages().items():
+        sort = folder if isinstance(settings, CascadeConfig) else "closed classifier"
+        known = [other for other, found in config.routers.items() if _is(found, sort)]
+        if wanted not in known:
+            key = sort if isinstance(settings, CascadeConfig) else "members"
             raise ConfigError(
-                f"routers.{name}.{stage}",
-                f"{wanted!r} is no {stage} of this job",
-                f"one of: {', '.join(known)}" if known else f"add a router of kind {stage}",
+                f"routers.{name}.{key}",
+                f"{wanted!r} is no {sort} of this job",
+                f"one of: {', '.join(known)}"
+                if known
+                else f"add a router of kind {_KINDS[sort][0]}",
             )
+
+
+def _is(settings: AnyRouterConfig, sort: str) -> bool:
+    """Whether a router can be a stage of this sort."""
+    reads_tools = isinstance(settings, EncoderConfig) and settings.catalogue == "open"
+    return settings.kind in _KINDS[sort] and not (sort == "closed classifier" and reads_tools)

@@ -1,7 +1,7 @@
 """A router of a job: trained on its seed's dataset, or left as it is where that was done."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from distill import config as configs
 from distill.config import (
     AnyRouterConfig,
+    AssembledConfig,
     CascadeConfig,
     DecoderConfig,
     EncoderConfig,
     EndpointConfig,
+    EnsembleConfig,
     LearnedConfig,
     MajorityConfig,
     RunConfig,
@@ -53,7 +55,7 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     from distill.routers.devices import device  # noqa: PLC0415
     from distill.routers.endpoint import EndpointRouter  # noqa: PLC0415
     from distill.training import Job, train  # noqa: PLC0415
-    from distill.training.cascade import assemble  # noqa: PLC0415
+    from distill.training.assemble import assemble  # noqa: PLC0415
 
     state: Any = PartialState(cpu=device().type == "cpu")
     run, settings = run_dir(config, router, seed), config.routers[router]
@@ -66,13 +68,13 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     if state.is_main_process:
         _begin(run, single, dataset)
     if done:
-        if isinstance(settings, CascadeConfig):
+        if isinstance(settings, AssembledConfig):
             _require_same_stages(run, _stages(config, settings, seed))
         return run
-    alone = ("majority", "tfidf", "cascade", "endpoint")
+    alone = ("majority", "tfidf", "cascade", "ensemble", "endpoint")
     if settings.kind not in alone or state.is_main_process:
-        if isinstance(settings, CascadeConfig):
-            trained: Trained | _Untrained = assemble(settings, *_stages(config, settings, seed))
+        if isinstance(settings, AssembledConfig):
+            trained: Trained | _Untrained = assemble(settings, _stages(config, settings, seed))
         elif isinstance(settings, EndpointConfig):
             trained = _Untrained(EndpointRouter(settings))
         else:
@@ -84,7 +86,8 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
             for stale in (run.report, run.predictions, run.calibration):
                 stale.unlink(missing_ok=True)
             manifest = _manifest(single, dataset, trained, state.num_processes)
-            if isinstance(settings, CascadeConfig):
+            manifest["fills_arguments"] = _fills_arguments(settings, config.routers)
+            if isinstance(settings, AssembledConfig):
                 manifest["stages"] = _finished(_stages(config, settings, seed))
             write_json(run.manifest, manifest)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -92,16 +95,16 @@ def train_router(config: RunConfig, router: str, seed: int, progress: Progress) 
     return run
 
 
-def _stages(config: RunConfig, settings: CascadeConfig, seed: int) -> tuple[RunDir, RunDir]:
-    """The runs that a cascade is put together from."""
-    return run_dir(config, settings.encoder, seed), run_dir(config, settings.decoder, seed)
+def _stages(config: RunConfig, settings: AssembledConfig, seed: int) -> dict[str, RunDir]:
+    """The runs that a router is put together from, by their folders within its own."""
+    return {folder: run_dir(config, name, seed) for folder, name in settings.stages().items()}
 
 
-def _finished(stages: Sequence[RunDir]) -> dict[str, str]:
-    return {run.path.name: read_json(run.manifest)["finished"] for run in stages}
+def _finished(stages: Mapping[str, RunDir]) -> dict[str, str]:
+    return {run.path.name: read_json(run.manifest)["finished"] for run in stages.values()}
 
 
-def _require_same_stages(run: RunDir, stages: Sequence[RunDir]) -> None:
+def _require_same_stages(run: RunDir, stages: Mapping[str, RunDir]) -> None:
     if read_json(run.manifest)["stages"] != _finished(stages):
         raise ConfigError(
             run.path,
@@ -191,7 +194,6 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int)
         "run": single.name,
         "router": router,
         "kind": single.routers[router].kind,
-        "fills_arguments": _fills_arguments(single.routers[router]),
         "seed": single.seeds[0],
         "dataset": {key: facts[key] for key in ("hash", "parts", "n_groups", "source")},
         "teacher": facts["teacher"],
@@ -205,6 +207,8 @@ def _manifest(single: RunConfig, dataset: Dataset, trained: Any, processes: int)
     }
 
 
-def _fills_arguments(settings: AnyRouterConfig) -> bool:
+def _fills_arguments(settings: AnyRouterConfig, job: Mapping[str, AnyRouterConfig]) -> bool:
+    if isinstance(settings, EnsembleConfig):
+        return any(_fills_arguments(job[name], job) for name in settings.members)
     filling = isinstance(settings, EncoderConfig) and settings.arguments != "none"
     return filling or isinstance(settings, DecoderConfig | CascadeConfig | EndpointConfig)

@@ -10,7 +10,7 @@ to the tools that were chosen. `Decision.stage` says which stage had the last wo
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,11 +29,11 @@ class CascadeRouter:
     Args:
         first: decides; its confidences are the belief in what it says.
         second: fills arguments.
-        folders: where the stages' router folders lie, to be copied on save.
+        folders: where the stages' router folders lie, by their names, to be copied on save.
     """
 
     def __init__(
-        self, file: RouterFile, first: Router, second: DecoderRouter, folders: tuple[Path, Path]
+        self, file: RouterFile, first: Router, second: DecoderRouter, folders: Mapping[str, Path]
     ) -> None:
         self.file, self.first, self.second, self.folders = file, first, second, folders
 
@@ -54,17 +54,17 @@ class CascadeRouter:
         return calibrated(decisions, self.file.calibration)
 
     def save(self, path: Path) -> None:
-        for name, folder in zip((FIRST, SECOND), self.folders, strict=True):
+        for name, folder in self.folders.items():
             shutil.copytree(folder, path / name)
         self.file.save(path)
 
     @classmethod
     def load(cls, folder: Path, file: RouterFile) -> "CascadeRouter":
-        return cls.of(file, folder / FIRST, folder / SECOND)
+        return cls.of(file, {name: folder / name for name in (FIRST, SECOND)})
 
     @classmethod
-    def of(cls, file: RouterFile, first: Path, second: Path) -> "CascadeRouter":
-        """A cascade of two router folders.
+    def of(cls, file: RouterFile, folders: Mapping[str, Path]) -> "CascadeRouter":
+        """A cascade of its stages' router folders.
 
         Raises:
             RouterError: a folder is no router's or is damaged, or the second is no decoder's.
@@ -73,5 +73,5 @@ class CascadeRouter:
         # `load` knows every kind, this one too.
         from distill.routers.load import load_router  # noqa: PLC0415
 
-        decoder = DecoderRouter.load(second, read_router_file(second))
-        return cls(file, load_router(first), decoder, (first, second))
+        decoder = DecoderRouter.load(folders[SECOND], read_router_file(folders[SECOND]))
+        return cls(file, load_router(folders[FIRST]), decoder, folders)

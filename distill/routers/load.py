@@ -20,6 +20,7 @@ _LOADERS = {
     "encoder, exported": ("onnx", "OnnxEncoderRouter.load"),
     "decoder": ("decoder", "DecoderRouter.load"),
     "cascade": ("cascade", "CascadeRouter.load"),
+    "ensemble": ("ensemble", "EnsembleRouter.load"),
     "endpoint": ("endpoint", "EndpointRouter.load"),
 }
 """Of each sort of folder the module, and what in it takes a folder and its `RouterFile`.

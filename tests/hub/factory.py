@@ -16,9 +16,9 @@ from distill.routers.folder import FORMAT
 from distill.routers.pretrained import PACKAGES, BaseModel
 from distill.runs import RunDir, write, write_json
 
-KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder", "cascade"]
-STAGES = ["encoder", "decoder"]
-"""Of a cascade."""
+KINDS = ["majority", "tfidf", "rnn", "attention", "encoder", "decoder", "cascade", "ensemble"]
+STAGES = {"cascade": ["encoder", "decoder"], "ensemble": ["encoder", "tfidf"]}
+"""What is put together, and of what."""
 
 _MINILM = PACKAGES["packaged:minilm"]
 BASES = {
@@ -136,7 +136,7 @@ def report(kind: str) -> dict[str, Any]:
                     "brier": None,
                 },
                 "risk": [],
-                "stages": [stage(name) for name in STAGES] if kind == "cascade" else [],
+                "stages": [stage(name) for name in STAGES[kind]] if kind == "cascade" else [],
                 **timing,
                 "train_seconds": 61.25,
                 "spent": None,
@@ -169,9 +169,8 @@ def make_run(path: Path, kind: str = "encoder", **changes: dict[str, Any]) -> Ru
     """A whole run directory; `manifest=`, `report=`, `config=` and `router=` replace top keys."""
     run = RunDir(path)
     settings = _router(run.router, kind, changes.get("router", {}))
-    if kind == "cascade":
-        for name in STAGES:
-            _router(run.router / name, name, {})
+    for name in STAGES.get(kind, []):
+        _router(run.router / name, name, {})
     config = {"name": "demo", "output": "runs", "data": {"traces": "sample:orderdesk"}}
     config["routers"] = {kind: settings}
     write(run.config, yaml.safe_dump(config | changes.get("config", {})))
@@ -183,7 +182,9 @@ def make_run(path: Path, kind: str = "encoder", **changes: dict[str, Any]) -> Ru
 def _router(folder: Path, kind: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Write a router folder; returns the config that made it."""
     tools = [tool("get_order"), tool("cancel_order")]
-    model = {"model": "packaged:minilm"} if kind == "encoder" else {}
+    model: dict[str, Any] = {"model": "packaged:minilm"} if kind == "encoder" else {}
+    if kind == "ensemble":
+        model = {"members": STAGES[kind]}
     router: dict[str, Any] = {
         "format": FORMAT,
         "kind": kind,
@@ -202,7 +203,7 @@ def _router(folder: Path, kind: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def _weights(folder: Path, kind: str) -> None:
     tensor = np.arange(6, dtype=np.float32).reshape(2, 3)
-    if kind in ("majority", "cascade"):
+    if kind in ("majority", *STAGES):
         return
     if kind == "decoder":
         save_file({"lora_A": tensor}, folder / "adapter_model.safetensors")

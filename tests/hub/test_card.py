@@ -117,7 +117,7 @@ def test_a_section_appears_only_where_it_applies(tmp_path: Path) -> None:
         "--enable-auto-tool-choice --tool-call-parser hermes --generation-config vllm": {"decoder"},
         "Generated arguments": {"decoder", "cascade"},
         "| Stage |": {"cascade"},
-        "`terms.json` lists words": {"tfidf"},
+        "`terms.json` lists words": {"tfidf", "ensemble"},
         "`tokenizer.json` lists": {"rnn", "attention"},
         "load_router(pull(": set(KINDS),
         "Prompt injection": set(KINDS),
@@ -169,6 +169,25 @@ def test_a_cascades_limits_are_its_encoders(tmp_path: Path) -> None:
     assert (
         "`encoder/arguments/constants.json` lists. A call with any other value is left to" in text
     )
+
+
+def test_an_ensembles_card_speaks_of_its_members(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ensemble")
+    place = run.router / "encoder" / "router.json"
+    config = {"kind": "encoder", "arguments": "extract"}
+    write_json(place, read_json(place) | {"config": config})
+    text = card(run, REPO)
+    minilm = "sentence-transformers/all-MiniLM-L6-v2"
+    for part in [
+        "An **ensemble router**",
+        f"| Base model of `encoder/` | [{minilm}](",
+        "A second encoder, in `encoder/arguments/`, fills",
+        "any other value is left unfilled.",
+        "```yaml\n# tfidf/\nkind: tfidf\n",
+        "`encoder/` and `tfidf/` are router folders, too",
+    ]:
+        assert part in text
+    assert ModelCard(text).data.license == "apache-2.0"
 
 
 def test_an_open_catalogue_is_not_called_fixed(tmp_path: Path) -> None:

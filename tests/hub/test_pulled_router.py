@@ -19,10 +19,11 @@ from small_shop import PARTS
 from transformers import AutoModel, AutoTokenizer
 
 from distill import load_router
-from distill.config import CascadeConfig
+from distill.config import AssembledConfig, CascadeConfig, EnsembleConfig
 from distill.hub.push import pull, push
 from distill.routers.cascade import CascadeRouter
 from distill.routers.decoder import DecoderRouter
+from distill.routers.ensemble import EnsembleRouter
 from distill.routers.folder import RouterFile, read_router_file
 from distill.runs import RunDir, read_json
 
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 REPO = "acme/desk-router"
 CONTEXTS = [example.context for example in PARTS.validation]
-KINDS = ["tfidf", "rnn", "attention", "encoder", "decoder", "cascade"]
+KINDS = ["tfidf", "rnn", "attention", "encoder", "decoder", "cascade", "ensemble"]
 
 
 @pytest.fixture
@@ -48,26 +49,34 @@ def publish(
         files = {path.name: path.read_bytes() for path in taught_llama.iterdir()}
         base = default_hub.create("acme/tiny-lm", private=False, files=files)
         config = {"model": "acme/tiny-lm", "revision": base.head.oid}
-        file = replace(
+        settings = replace(
             router.file,
             base_model=base_model("decoder", revision=base.head.oid),
             config=router.file.config.model_copy(update=config),
         )
-        return DecoderRouter(file, router.tokenizer, router.model)
+        return DecoderRouter(settings, router.tokenizer, router.model)
 
     def cascade() -> CascadeRouter:
-        folders = (trained("encoder").folder, tmp_path / "decoder")
-        folders[1].mkdir()
-        decoder().save(folders[1])
-        known = read_router_file(folders[0])
-        return CascadeRouter.of(
-            RouterFile(CascadeConfig(), known.catalogue, known.labels), *folders
-        )
+        folders = {"encoder": trained("encoder").folder, "decoder": tmp_path / "decoder"}
+        folders["decoder"].mkdir()
+        decoder().save(folders["decoder"])
+        return CascadeRouter.of(file(CascadeConfig()), folders)
+
+    def ensemble() -> EnsembleRouter:
+        members = ["encoder", "tfidf"]
+        folders = {name: trained(name).folder for name in members}
+        return EnsembleRouter.of(file(EnsembleConfig(members=members)), folders)
+
+    def file(config: AssembledConfig) -> RouterFile:
+        known = read_router_file(trained("encoder").folder)
+        return RouterFile(config, known.catalogue, known.labels)
 
     def do(kind: str) -> RunDir:
         changes = {}
         if kind == "cascade":
             router: Any = cascade()
+        elif kind == "ensemble":
+            router = ensemble()
         elif kind == "decoder":
             router = decoder()
             changes["manifest"] = {"base_model": router.file.base_model}

@@ -31,7 +31,8 @@ def folder(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = RouterFile(CascadeConfig(), known.catalogue, known.labels)
     path = tmp_path_factory.mktemp("cascade") / "router"
     path.mkdir()
-    CascadeRouter.of(file, first.folder, second.folder).save(path)
+    folders = {"encoder": first.folder, "decoder": second.folder}
+    CascadeRouter.of(file, folders).save(path)
     return path
 
 
