@@ -2,6 +2,7 @@
 
     encoder          the job's trained run
     encoder-int8     the same, exported for ONNX Runtime
+    ensemble         the job's run, where it has one: the encoder and others decide together
     tfidf            the job's trained run: TF-IDF with logistic regression
     knn              the nearest training texts by the untuned base model's embeddings; k is chosen
                      on validation
@@ -13,10 +14,11 @@
                      training texts, then logistic regression (Tunstall et al. 2022,
                      arXiv:2209.11055), otherwise as it comes
 
-All read the text that the encoder reads, learn from the same training examples (each question once)
-and choose among the tools on offer. `encoder −` is the paired difference, with its 95% interval
-from a bootstrap over groups. The accuracies of tfidf and the encoder are those of their runs'
-predictions; times are measured here, one decision at a time, but their runs' own in training.
+All learn from the same training examples (each question once), choose among the tools on offer, and
+fill no arguments, which peers cannot; peers read the text that the encoder reads. `encoder −` is
+the paired difference, with its 95% interval from a bootstrap over groups. The accuracies of the
+job's routers are those of their runs' predictions; times are measured here, one decision at a time,
+but their runs' own in training.
 
 A peer that is not installed is named with the command that installs it. Nothing is fetched.
 
@@ -43,12 +45,14 @@ from distill.dataset.vote import vote
 from distill.errors import InputError, MissingExtraError, RouterError
 from distill.evaluation.predictions import load as load_predictions
 from distill.routers import load_router, pretrained
+from distill.routers.arguments import FillingRouter
 from distill.routers.classifier import ClassifierRouter
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
+from distill.routers.ensemble import EnsembleRouter
 from distill.routers.export import export
 from distill.routers.labels import Probabilities
 from distill.runs import RunDir, read_json
-from distill.types import Context, Example
+from distill.types import Context, Example, Router
 
 K = [1, 3, 5, 10, 20, 40]
 """Numbers of neighbours that validation chooses among."""
@@ -202,7 +206,7 @@ PEERS: dict[str, tuple[type[Peer], str | None]] = {
     "setfit": (SetFit, "setfit"),
 }
 """Each with the distribution that must be installed."""
-OURS = ["encoder", "encoder-int8", "tfidf"]
+OURS = ["encoder", "encoder-int8", "ensemble", "tfidf"]
 
 
 @dataclass
@@ -219,7 +223,7 @@ class Bench:
         dataset = load_dataset(self.job / f"dataset-s{seed}")
         run = self._run("encoder", seed)
         task = Task(
-            cast(EncoderRouter, load_router(run.path)),
+            cast(EncoderRouter, _choosing(load_router(run.path))),
             *(vote(dataset.examples(part)) for part in ("train", "validation")),
             pretrained.resolve(self.base),
             self.pairs,
@@ -255,13 +259,22 @@ class Bench:
     def _exported(self, run: RunDir, dataset: Dataset) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             export(run.path, Path(temporary) / "router")
-            router = load_router(Path(temporary) / "router")
+            router = _choosing(load_router(Path(temporary) / "router"))
         self.table.add("encoder-int8", router, dataset, read_json(run.manifest)["train_seconds"])
 
     def _trained(self, name: str, run: RunDir, dataset: Dataset) -> None:
         seconds = read_json(run.manifest)["train_seconds"]
         found = load_predictions(run.predictions)
-        self.table.add(name, load_router(run.path), dataset, seconds, found)
+        self.table.add(name, _choosing(load_router(run.path)), dataset, seconds, found)
+
+
+def _choosing(router: Router) -> Router:
+    """What chooses the tools, without what fills their arguments."""
+    if isinstance(router, FillingRouter):
+        return router.tools
+    if isinstance(router, EnsembleRouter):
+        return EnsembleRouter(router.file, router.members, None, router.folders)
+    return router
 
 
 def require_installed(name: str, distribution: str) -> None:
