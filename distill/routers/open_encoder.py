@@ -53,6 +53,22 @@ _NEVER = -1e4
 """A logit that leaves no probability; finite, so that rows of nothing else stay numbers."""
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Contexts, and for each the candidates that it is compared with; the reply is the first."""
+
+    states: Tensor
+    """[batch, time, hidden] of the contexts."""
+    attention_mask: Tensor
+    """[batch, time], 1 for real tokens."""
+    tools: Tensor
+    """[batch, 1 + tools, hidden] unit vectors."""
+    offered: Tensor
+    """[batch, 1 + tools], False where a row has fewer."""
+    lexical: Tensor
+    """[batch, 1 + tools] BM25 of the two texts."""
+
+
 class MatchHead(nn.Module):
     """Token states of contexts and vectors of tools -> beliefs about what is called.
 
@@ -69,49 +85,25 @@ class MatchHead(nn.Module):
         self.numbers = nn.Parameter(torch.zeros(most))
         self.once = nn.Parameter(torch.tensor(2.0))
 
-    def forward(
-        self,
-        states: Tensor,
-        attention_mask: Tensor,
-        tools: Tensor,
-        offered: Tensor,
-        lexical: Tensor,
-    ) -> Beliefs:
-        """Weigh each context's own candidates.
-
-        Args:
-            states: [batch, time, hidden] of the contexts.
-            attention_mask: [batch, time], 1 for real tokens.
-            tools: [batch, 1 + tools, hidden] unit vectors, the reply's first.
-            offered: [batch, 1 + tools], False where a row has fewer.
-            lexical: [batch, 1 + tools] BM25 of the two texts.
-        """
+    def forward(self, pairs: Pairs) -> Beliefs:
+        """Weigh each context's own candidates."""
         # Not in bfloat16: a cosine's third digit, times its weight, is what tells tools apart.
-        with torch.autocast(states.device.type, enabled=False):
-            features = self.features(
-                states.float(), attention_mask, tools.float(), offered, lexical.float()
-            )
-            return self.weigh(features, offered)
+        with torch.autocast(pairs.states.device.type, enabled=False):
+            return self.weigh(self.features(pairs), pairs.offered)
 
-    def features(
-        self,
-        states: Tensor,
-        attention_mask: Tensor,
-        tools: Tensor,
-        offered: Tensor,
-        lexical: Tensor,
-    ) -> Tensor:
+    def features(self, pairs: Pairs) -> Tensor:
         """[batch, 1 + tools, 3] the three comparisons; the reply has the first one alone."""
+        states, tools = pairs.states.float(), pairs.tools.float()
         near = nn.functional.normalize(states, dim=-1) @ tools.transpose(1, 2)
-        absent = attention_mask.unsqueeze(-1) == 0
+        absent = pairs.attention_mask.unsqueeze(-1) == 0
         attention = (self.log_sharpness.exp() * near).masked_fill(absent, _NEVER).softmax(1)
         seen = nn.functional.normalize(attention.transpose(1, 2) @ states, dim=-1)
         cosine = (seen * tools).sum(-1)
-        rivals = near[:, :, 1:].masked_fill(~offered[:, None, 1:], -1.0)
+        rivals = near[:, :, 1:].masked_fill(~pairs.offered[:, None, 1:], -1.0)
         won = (self.log_rivalry.exp() * rivals).log_softmax(2).masked_fill(absent, _NEVER)
         nothing = torch.zeros_like(cosine[:, :1])
         contest = torch.cat([nothing, won.amax(1)], dim=1)
-        shared = torch.cat([nothing, lexical[:, 1:]], dim=1)
+        shared = torch.cat([nothing, pairs.lexical.float()[:, 1:]], dim=1)
         return torch.stack([cosine, contest, shared], dim=-1)
 
     def weigh(self, features: Tensor, offered: Tensor) -> Beliefs:
@@ -176,7 +168,7 @@ class OpenEncoder(nn.Module):
             The mean of the rows' `Beliefs.losses` as `loss`.
         """
         tools = self.vectors(tool_ids, tool_mask)
-        given = self.inputs(
+        pairs = self.pairs(
             tools,
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -184,9 +176,9 @@ class OpenEncoder(nn.Module):
             tool_mask=tool_mask,
             candidates=candidates,
         )
-        return {"loss": self.head(*given).losses(counts).mean()}
+        return {"loss": self.head(pairs).losses(counts).mean()}
 
-    def inputs(
+    def pairs(
         self,
         tools: Tensor,
         *,
@@ -195,13 +187,13 @@ class OpenEncoder(nn.Module):
         tool_ids: Tensor,
         tool_mask: Tensor,
         candidates: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What `MatchHead.forward` takes; arguments as `forward`, `tools` their vectors."""
+    ) -> Pairs:
+        """What the head compares; arguments as `forward`, `tools` their vectors."""
         states = self.states(input_ids, attention_mask)
         weights = self.bm25.weights(tool_ids, tool_mask)
         lexical = self.bm25(input_ids, attention_mask, tool_ids, weights)
         chosen, offered = candidates.clamp(min=0), candidates >= 0
-        return states, attention_mask, tools[chosen], offered, lexical.gather(1, chosen)
+        return Pairs(states, attention_mask, tools[chosen], offered, lexical.gather(1, chosen))
 
 
 @dataclass(frozen=True)
@@ -266,7 +258,7 @@ class OpenEncoderRouter:
         weights = pad_sequence([tool.weights for tool in tools], batch_first=True)
         lexical = self.model.bm25(ids, mask, tool_ids, weights)
         offered = torch.ones_like(lexical, dtype=torch.bool)
-        beliefs = self.model.head(states, mask, vectors, offered, lexical)
+        beliefs = self.model.head(Pairs(states, mask, vectors, offered, lexical))
         return Beliefs(
             beliefs.scores.double(), offered, beliefs.numbers.double(), beliefs.again.double()
         )

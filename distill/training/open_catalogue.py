@@ -122,9 +122,9 @@ def _start(model: OpenEncoder, rows: "_Rows", train: list[loop.Row]) -> None:
         counts += batch.pop("counts").double()
         with torch.no_grad():
             tools = model.vectors(batch["tool_ids"], batch["tool_mask"])
-            given = model.inputs(tools, **batch)
-            features += model.head.features(*given).double()
-            offered += given[3]
+            pairs = model.pairs(tools, **batch)
+            features += model.head.features(pairs).double()
+            offered += pairs.offered
     held = [pad_sequence(each, batch_first=True) for each in (features, offered, counts)]
     head = copy.deepcopy(model.head).double()
     numbers = [head.log_weights, head.reply_bias, head.numbers, head.once]
@@ -266,7 +266,7 @@ class _Figures(TrainerCallback):
     def __call__(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         tools = self._vectors(model, inputs["tool_ids"], inputs["tool_mask"])
         counts = inputs.pop("counts")
-        beliefs = model.head(*model.inputs(tools, **inputs))
+        beliefs = model.head(model.pairs(tools, **inputs))
         hits = (beliefs.most_probable() == counts).all(1)
         losses = beliefs.losses(counts).double()
         return torch.stack([losses, hits.to(losses)], dim=1)

@@ -12,7 +12,7 @@ from small_shop import CANCEL, GET, LIST, PARTS, TOOLS, ask
 
 from distill.errors import InputError, RouterError
 from distill.routers import load_router
-from distill.routers.open_encoder import MatchHead
+from distill.routers.open_encoder import MatchHead, Pairs
 from distill.types import Context, ToolSpec
 
 CONTEXTS = [example.context for example in PARTS.validation]
@@ -170,16 +170,17 @@ def test_candidates_that_are_not_there_change_no_score():
     tools = torch.nn.functional.normalize(torch.randn(2, 4, 8), dim=-1)
     offered = torch.tensor([[True] * 4, [True, False, False, False]])
     lexical = torch.rand(2, 4)
-    together = head(states, mask, tools, offered, lexical)
+    together = head(Pairs(states, mask, tools, offered, lexical))
     for row, length, width in ((0, 5, 4), (1, 2, 1)):
         part, own = slice(row, row + 1), slice(width)
-        alone = head(
+        pairs = Pairs(
             states[part, :length],
             mask[part, :length],
             tools[part, own],
             offered[part, own],
             lexical[part, own],
         )
+        alone = head(pairs)
         torch.testing.assert_close(alone.scores, together.scores[part, own])
         torch.testing.assert_close(alone.log_total(), together.log_total()[part])
 
@@ -193,7 +194,8 @@ def test_of_two_tools_for_one_part_of_a_request_the_nearer_gains():
     tools = torch.stack([torch.eye(3)[2], first, second, rival])[None]
     everywhere = torch.ones(1, 2, dtype=torch.long)
     offered = torch.ones(1, 4, dtype=torch.bool)
-    _, contest, _ = head.features(states, everywhere, tools, offered, torch.zeros(1, 4)).unbind(-1)
+    pairs = Pairs(states, everywhere, tools, offered, torch.zeros(1, 4))
+    _, contest, _ = head.features(pairs).unbind(-1)
     lost = -contest[0]
     assert lost[0] == 0  # the reply competes for no token
     assert lost[3] > lost[1] > lost[2] >= 0
