@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small_shop import (
     ask,
+    call,
     decoder,
     encoder,
     examples,
@@ -25,6 +26,31 @@ from distill.pipeline.plan import steps
 from distill.progress import silent
 from distill.runs import read_json
 from distill.training import train
+from distill.types import Decision, Example
+
+
+def test_the_oracle_is_right_as_often_as_the_most_frequent_answer_of_each_part(script: Any):
+    def answered(i: int, text: str, weight: float, *calls: Any) -> Example:
+        label = Decision("call", calls) if calls else Decision("reply")
+        return Example(f"{i}", f"{i}", text, ask(text), label, weight)
+
+    one, other = call("get_order", order=1), call("get_order", order=2)
+    first = [
+        answered(0, "which?", 3, one),
+        answered(1, "which?", 2, other),
+        answered(2, "which?", 1),
+        answered(3, "alone", 2, other),
+    ]
+    second = [answered(4, "which?", 2, other)]  # of another seed: a question of its own
+    found = script("oracle").ceilings([first, second], 100)
+    shares = {name: figure.value for name, figure in found.items()}
+    assert shares == pytest.approx(
+        {
+            "call_accuracy": (3 + 2 + 2) / 10,
+            "tool_accuracy": (5 + 2 + 2) / 10,
+            "twice": (6 + 2 + 2) / 10,
+        }
+    )
 
 
 def test_the_meter_counts_every_row_and_token_once(

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 
-@pytest.mark.parametrize("name", ["dataset", "training", "latency", "gpu", "peers", "open_peers"])
+@pytest.mark.parametrize(
+    "name", ["dataset", "training", "latency", "gpu", "oracle", "peers", "open_peers"]
+)
 def test_help_says_what_is_measured_and_shows_a_command(
     name: str, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
