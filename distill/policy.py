@@ -4,7 +4,7 @@ A decision is **taken** when it passes every rule below, and else sent **upstrea
 that it breaks. Of several calls in one decision each must pass.
 
 1. It calls. A reply's words are the LLM's.
-2. Its tools are offered, in `allow` and not in `deny`, and none is `sensitive`.
+2. Its tools are offered and in `allow`, and none is `sensitive`.
 3. Its arguments are filled in and fit the tool's JSON Schema (`distill.dataset.verify`).
 4. It has a confidence, and one that reaches the threshold: `threshold` where the config names one,
    else that of the promise stored with the router for `alpha` and `delta`. With `per_tool` this is
@@ -132,7 +132,7 @@ class Policy:
         For programs that know all their tools: a rule with a misspelt name protects nobody.
         """
         known = set(tools)
-        for field in ("allow", "deny", "sensitive", "untrusted", "read_only"):
+        for field in ("allow", "sensitive", "untrusted", "read_only"):
             for name in getattr(self.config, field) or ():
                 if name not in known:
                     raise ConfigError(
@@ -146,8 +146,7 @@ class Policy:
         spec = next((tool for tool in context.tools if tool.name == call.name), None)
         if spec is None:
             return Reason.NOT_OFFERED
-        allow = self.config.allow
-        if call.name in self.config.deny or (allow is not None and call.name not in allow):
+        if self.config.allow is not None and call.name not in self.config.allow:
             return Reason.NOT_ALLOWED
         if call.name in self.config.sensitive:
             return Reason.SENSITIVE

@@ -49,7 +49,6 @@ ALL = PolicyConfig(threshold=0)
         (ALL, [call("show", order=7), call("show", order="8")], Reason.INVALID_ARGUMENTS),
         (PolicyConfig(threshold=0, allow=["search"]), [call("show", order=7)], Reason.NOT_ALLOWED),
         (PolicyConfig(threshold=0, allow=[]), [call("show", order=7)], Reason.NOT_ALLOWED),
-        (PolicyConfig(threshold=0, deny=["show"]), [call("show", order=7)], Reason.NOT_ALLOWED),
         (PolicyConfig(threshold=0, sensitive=["show"]), [call("show", order=7)], Reason.SENSITIVE),
         (PolicyConfig(), [call("show", order=7)], Reason.NO_PROMISE),
     ],
@@ -61,7 +60,9 @@ def test_what_is_not_taken_has_its_reason(config, calls, expected):
 def test_a_verdict_is_true_where_the_decision_is_taken():
     context = Context((ASKED,), TOOLS)
     assert Policy(ALL)(decided(call("show", order=7)), context)
-    assert not Policy(PolicyConfig(deny=["show"]))(decided(call("show", order=7)), context)
+    assert not Policy(PolicyConfig(threshold=0, sensitive=["show"]))(
+        decided(call("show", order=7)), context
+    )
 
 
 def test_the_verdict_names_the_tool_that_is_at_fault():
@@ -89,7 +90,6 @@ configs = st.builds(
     PolicyConfig,
     threshold=st.floats(0, 1),
     allow=st.none() | lists,
-    deny=lists,
     sensitive=lists,
     untrusted=lists,
     read_only=lists,
@@ -137,14 +137,14 @@ def test_nothing_is_taken_without_a_confidence(config, made, messages):
 def test_what_is_taken_is_allowed_offered_and_not_sensitive(config, made, messages):
     if reason(config, *made, messages=messages) is Reason.TAKEN:
         names = {call.name for call in made}
-        assert not names & {*config.deny, *config.sensitive}
+        assert not names & {*config.sensitive}
         assert config.allow is None or names <= set(config.allow)
         assert names <= set(NAMES)
 
 
 @given(configs, calls, conversations)
-def test_deny_beats_allow(config, made, messages):
-    both = config.model_copy(update={"allow": [made.name], "deny": [made.name]})
+def test_sensitive_beats_allow(config, made, messages):
+    both = config.model_copy(update={"allow": [made.name], "sensitive": [made.name]})
     assert reason(both, made, messages=messages) is not Reason.TAKEN
 
 
@@ -276,7 +276,7 @@ def test_a_result_is_untrusted_by_its_call_by_its_name_or_for_want_of_both(resul
     assert reason(nobody, call("show", order=13), messages=messages) is Reason.TAKEN
 
 
-@pytest.mark.parametrize("field", ["allow", "deny", "sensitive", "untrusted", "read_only"])
+@pytest.mark.parametrize("field", ["allow", "sensitive", "untrusted", "read_only"])
 def test_a_rule_about_a_tool_that_is_not_there_is_the_users_fault(field: str):
     policy = Policy(PolicyConfig(threshold=0, **{field: ["shwo"]}))
     with pytest.raises(ConfigError, match=rf"policy\.{field}: no tool is called 'shwo'"):

@@ -21,11 +21,10 @@ class PolicyConfig(Config):
     for which the data supports none is then never taken. False: to that of all decisions, which
     holds for calls and replies mixed as in the calibration part."""
     allow: list[str] | None = None
-    """Only these tools are taken; null: all that are offered."""
-    deny: list[str] = []
-    """These tools are not taken, whatever `allow` says."""
+    """Only calls of these tools are taken; null: of all that are offered."""
     sensitive: list[str] = []
-    """Tools that are never taken locally, however confident the router is."""
+    """Tools whose calls are never taken, whatever `allow` says and however confident the router is:
+    the LLM is asked, and may still call them."""
     untrusted: list[str] = []
     """Tools whose results may carry text of strangers; what follows such a result is taken under
     further conditions (`distill.policy`)."""

@@ -57,13 +57,13 @@ def test_it_prints_a_table_and_writes_outcomes(distill, finished: Path, world: s
 
 def test_a_policy_file_and_overrides_of_it(done, finished: Path, world: str, tmp_path: Path):
     policy = tmp_path / "policy.yaml"
-    policy.write_text(yaml.safe_dump({"threshold": 0.5, "deny": ["list_orders"]}))
+    policy.write_text(yaml.safe_dump({"threshold": 0.5, "sensitive": ["list_orders"]}))
     done(
         *("simulate", finished / "majority-s0", "threshold=0.25"),
         *("--policy", policy, "--environment", world, "-o", tmp_path / "loop"),
     )
     (arm,) = read_json(tmp_path / "loop/closed_loop.json")["arms"]
-    assert (arm["policy"]["threshold"], arm["policy"]["deny"]) == (0.25, ["list_orders"])
+    assert (arm["policy"]["threshold"], arm["policy"]["sensitive"]) == (0.25, ["list_orders"])
 
 
 def test_an_llm_from_a_file_under_two_arms(done, finished: Path, world: str, tmp_path: Path):
@@ -89,7 +89,7 @@ def test_an_llm_from_a_file_under_two_arms(done, finished: Path, world: str, tmp
         (["RUN", "threshold=2"], "command line: threshold: "),
         (["RUN", "--policy", "none.yaml"], "none.yaml: cannot be read"),
         (["RUN", "--environment", "cli_world"], "--environment: 'cli_world' names no factory"),
-        (["RUN", "--environment", "cli_world:Orders", "deny=[x]"], "policy.deny: no tool is"),
+        (["RUN", "--environment", "cli_world:Orders", "allow=[x]"], "policy.allow: no tool is"),
         (["RUN", "--environment", "cli_world:Orders", "alpha=0.01"], "policy: the router has no"),
         (["RUN"], "its test part has no conversation of orderdesk"),
         (["nowhere"], "nowhere: no manifest.json: not a finished run"),

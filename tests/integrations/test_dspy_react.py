@@ -135,9 +135,9 @@ def test_a_policy_is_asked_about_what_could_be_done_and_nothing_else():
 
 
 def test_the_projects_own_policy_takes_what_it_allows_and_no_refusal_for_a_yes():
-    deny = Policy(PolicyConfig(threshold=0.5, deny=["get_order"]))
+    never = Policy(PolicyConfig(threshold=0.5, sensitive=["get_order"]))
     allow = Policy(PolicyConfig(threshold=0.5))
-    for policy, by_router in ((allow, 1), (deny, 0)):
+    for policy, by_router in ((allow, 1), (never, 0)):
         with dspy.context(lm=lm(FINISH, ANSWER)):
             found = program(calls(GET), REPLY, policy=policy)(question=QUESTION)
         assert [name for name, _, _ in made(found)] == ["get_order"] * by_router + ["finish"]

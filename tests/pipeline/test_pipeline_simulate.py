@@ -189,7 +189,7 @@ def test_with_attacks_each_router_is_seen_without_and_with_the_rules(
     folder: Path, world: str, canceller: None
 ):
     runs = [majority(folder).path, folder / "runs/shop/tfidf-s0"]
-    careful = PolicyConfig(threshold=0, deny=["cancel_order"])
+    careful = PolicyConfig(threshold=0, sensitive=["cancel_order"])
     report = simulate(
         runs, careful, folder / "a", silent, environment=f"{world}:Orders", attacks=True
     )
@@ -278,8 +278,8 @@ def test_no_record_for_the_fallback(folder: Path, world: str, canceller: None):
 
 
 def test_a_rule_about_a_tool_that_the_environment_has_not(folder: Path, world: str):
-    rules = PolicyConfig(threshold=0, deny=["cancel_ordr"])
-    with pytest.raises(ConfigError, match=r"policy\.deny: no tool is called 'cancel_ordr'"):
+    rules = PolicyConfig(threshold=0, sensitive=["cancel_ordr"])
+    with pytest.raises(ConfigError, match=r"policy\.sensitive: no tool is called 'cancel_ordr'"):
         simulate(
             [majority(folder).path], rules, folder / "a", silent, environment=f"{world}:Orders"
         )
