@@ -46,7 +46,8 @@ def unknown(made_up: Any, real: Any, path: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_made_up_report_keeps_the_contract(kind: str) -> None:
-    jsonschema.validate(report(kind), REPORT)
+    broken = jsonschema.Draft202012Validator(REPORT).iter_errors(report(kind))
+    assert [error.json_path for error in broken] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 """Days named in words: resolved from the day that the system prompt tells, never from a clock."""
 
 import re
+from datetime import date
 
 import pytest
 from hypothesis import given
@@ -62,8 +63,8 @@ def test_the_words_stand_with_the_days():
 
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_any_text_is_read(request_text: str, prompt: str):
-    dates(request_text, f"{THURSDAY} {prompt}")
-    dates("in 99 weeks", prompt)
+    for day in (*dates(request_text, f"{THURSDAY} {prompt}"), *dates("in 99 weeks", prompt)):
+        assert date.fromisoformat(day).isoformat() == day
 
 
 @pytest.mark.parametrize(
