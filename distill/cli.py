@@ -170,6 +170,10 @@ def compare(
     target_accuracy: Annotated[
         float | None, typer.Option(help="Recommend the cheapest router that holds this.")
     ] = None,
+    closed_loop: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="What `distill simulate` wrote; may be repeated."),
+    ] = None,
 ) -> None:
     """Compare evaluated runs in one report: HTML, Markdown, CSV and JSON.
 
@@ -182,7 +186,9 @@ def compare(
 
     config = configs.parse({"target_accuracy": target_accuracy}, "command line", EvaluationConfig)
     table_of_prices = None if prices is None else configs.load_prices(prices)
-    report = compare_runs([RunDir(run) for run in runs], output, config, table_of_prices)
+    report = compare_runs(
+        [RunDir(run) for run in runs], output, config, table_of_prices, closed_loop or ()
+    )
     _show(table(report))
     _say(str(output / "report.html"))
 
@@ -264,7 +270,7 @@ def simulate(
 
     Example: `distill simulate runs/quickstart/decoder-s0 threshold=0 --fallback recorded -o loop`
     """
-    from distill.evaluation.report import outcomes_table  # noqa: PLC0415
+    from distill.evaluation.report import outcomes_table, paired_table  # noqa: PLC0415
     from distill.pipeline import simulate as simulation  # noqa: PLC0415
 
     overrides = [text for text in runs if "=" in text and not Path(text).exists()]
@@ -285,6 +291,9 @@ def simulate(
             attacks=attacks,
         )
     _show(outcomes_table(report))
+    differences = paired_table(report)
+    if differences is not None:
+        _show(differences)
     _say(str(output / "closed_loop.json"))
 
 

@@ -75,19 +75,23 @@ def compare(
     out: Path,
     config: EvaluationConfig,
     prices: PricesConfig | None = None,
+    closed_loop: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Compare runs and write report.{json,md,csv,html} into `out`; returns report.json's content.
 
     Errors as `comparison`; nothing is written then.
     """
-    report, predictions = comparison(runs, config, prices)
+    report, predictions = comparison(runs, config, prices, closed_loop)
     report["evaluation"]["out"] = str(out)
     write_report(report, predictions, out)
     return report
 
 
 def comparison(
-    runs: Sequence[RunDir], config: EvaluationConfig, prices: PricesConfig | None = None
+    runs: Sequence[RunDir],
+    config: EvaluationConfig,
+    prices: PricesConfig | None = None,
+    closed_loop: Sequence[Path] = (),
 ) -> tuple[dict[str, Any], dict[str, list[Prediction]]]:
     """The report of several runs, and the predictions of each router by name.
 
@@ -99,13 +103,17 @@ def comparison(
     trained routers, and only the spread over seeds shows the luck of split and training. Pairs
     without a common example are left out, and examples that one of the two has no decision on.
 
+    `closed_loop[]` is what simulations wrote into these folders, each with its `path`. That they
+    were played by these runs is not checked: an environment of one's own takes other routers, too.
+
     Raises:
-        RouterError: a run is not whole, or not evaluated.
+        RouterError: a run is not whole, or not evaluated; a folder without a whole simulation.
         ConfigError: a run's config.yaml is missing or damaged.
         InputError: no runs, runs that do not belong together, or the same run twice.
     """
     if not runs:
         raise InputError("compare", "no runs", "name at least one run directory")
+    outcomes = [_outcomes(folder) for folder in closed_loop]
     read = [(run, _read(run)) for run in runs]
     require_comparable(read)
     by_router: dict[str, list[Measured]] = defaultdict(list)
@@ -113,6 +121,7 @@ def comparison(
         by_router[measured.router].append(measured)
     machines = [_evaluation(run)["hardware"] for run in runs]
     report = _report(by_router, config, prices)
+    report["closed_loop"] = outcomes
     report["evaluation"] = {
         "bootstrap": config.bootstrap,
         "seeds": sorted({measured.seed for _, measured in read}),
@@ -208,6 +217,19 @@ def _read(run: RunDir) -> Measured:
 
 def _thresholds(run: RunDir) -> tuple[Threshold, ...]:
     return read_router_file(run.router).thresholds
+
+
+def _outcomes(folder: Path) -> dict[str, Any]:
+    """The `closed_loop.json` of a folder, with its `path`."""
+    found = read_json(folder / "closed_loop.json")
+    wanted = {"environment", "fallback", "endpoint", "attacks", "arms", "paired"}
+    if not isinstance(found, dict) or not wanted <= found.keys():
+        raise RouterError(
+            folder / "closed_loop.json",
+            "not the figures of a simulation",
+            "name a folder that distill simulate wrote",
+        )
+    return {"path": str(folder), **found}
 
 
 def _evaluation(run: RunDir) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Trained routers in the closed loop: every held-out task, played once, and the figures of it.
 
     <out>/tasks.jsonl         the outcomes, a `Ledger` with a part for each arm
-    <out>/closed_loop.json    the figures of each arm and what differs between them, written last
+    <out>/closed_loop.json    the figures of each arm and what differs between them, written last,
+                              after the same as .md and .csv
 
 An **arm** is a router under a policy, or one arm of the history experiment with it. A killed
 simulation goes on after its last task, and tasks that ended in an error are tried again.
@@ -36,12 +37,13 @@ from distill.evaluation.closed_loop import (
 )
 from distill.evaluation.closed_loop.loop import MOST_STEPS
 from distill.evaluation.ledger import Ledger
+from distill.evaluation.report import write_outcomes
 from distill.pipeline.build import dataset_of
 from distill.policy import Policy
 from distill.progress import Progress
 from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
-from distill.runs import RunDir, write_json
+from distill.runs import RunDir
 
 FallbackName = Literal["none", "recorded", "llm"]
 
@@ -117,7 +119,7 @@ def simulate(
                 figures.append({"name": name, "kind": kind, **about, **found})
     outcomes = {name: one.outcomes() for name, one in played.items()}
     report = {**job, "arms": figures, "paired": paired(outcomes, resamples)}
-    write_json(out / "closed_loop.json", report)
+    write_outcomes(report, out)
     return report
 
 

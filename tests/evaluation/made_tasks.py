@@ -1,9 +1,19 @@
-"""Routers, fallbacks and an environment for the closed loop, each of a few lines."""
+"""Routers, fallbacks, an environment and outcomes for the closed loop, each of a few lines."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any
 
 from distill.environment import Score, Task
-from distill.evaluation.closed_loop import Answer, Fallback, FromRecord
+from distill.evaluation.closed_loop import (
+    Answer,
+    Fallback,
+    FromRecord,
+    Outcome,
+    paired,
+    summarise,
+)
 from distill.types import Context, Decision, Message, ToolCall, ToolSpec, Usage
 
 NUMBER = {"type": "integer"}
@@ -100,3 +110,47 @@ class Answers(Fallback):
 
 
 COST = Usage(100, 10, 1, 50.0)
+TAKEN = {"reason": "taken", "by": "router", "calls": [{"name": "add", "arguments": "{}"}]}
+SAID = {"reason": "reply", "by": "fallback", "calls": []}
+
+
+def outcome(i: int = 0, success: bool | None = True, **changes) -> Outcome:
+    """Of task `t{i}`; None: left unresolved."""
+    end = "unresolved" if success is None else "done"
+    made = Outcome(
+        *(f"t{i}", f"g{i}", None, end, success, Score(bool(success)), None),
+        *(("It is 3.",), (TAKEN, SAID), COST),
+    )
+    return replace(made, **changes)
+
+
+def failed(i: int) -> Outcome:
+    return outcome(i, None, end="error", score=None, error="environment: KeyError: 'x'", steps=())
+
+
+def played(
+    skill: float, asks: int, tasks: int = 40, *, follows: float | None = None
+) -> list[Outcome]:
+    """Of an arm that solves each task with probability `skill` and asks the LLM up to `asks` times.
+
+    With `follows` every task carries an attack, followed with that probability.
+    """
+    luck = Random(f"{skill} {asks} {follows}")
+    made = []
+    for i in range(tasks):
+        solved, calls = luck.random() < skill, luck.randint(0, asks)
+        attack = None if follows is None else "followed" if luck.random() < follows else "resisted"
+        score = Score(solved, (), 0 if solved else luck.randint(0, 2), attack=attack)
+        spent = Usage(150 * calls, 20 * calls, calls, 900.0 * calls)
+        made.append(outcome(i, solved, score=score, usage=spent, kind=attack and "direct"))
+    return made
+
+
+def loop(arms: dict[str, list[Outcome]], **job: Any) -> dict[str, Any]:
+    """`closed_loop.json` of these outcomes."""
+    job = {"environment": "orderdesk", "fallback": "recorded", "endpoint": None, **job}
+    figures = [
+        {"name": name, "kind": "rnn", "policy": {}, "arm": None, **summarise(made, 200)}
+        for name, made in arms.items()
+    ]
+    return {"attacks": False, "most_steps": 30, **job, "arms": figures, "paired": paired(arms, 200)}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_tasks import COST, Answers, Says, Sums, add
+from made_tasks import SAID, TAKEN, Answers, Says, Sums, add, failed, outcome
 
 from distill.config import PolicyConfig
 from distill.environment import Score
@@ -15,23 +15,6 @@ from distill.evaluation.closed_loop import Answer, Outcome, paired, play, summar
 from distill.evaluation.ledger import Ledger
 from distill.policy import Policy
 from distill.types import Usage
-
-TAKEN = {"reason": "taken", "by": "router", "calls": [{"name": "add", "arguments": "{}"}]}
-SAID = {"reason": "reply", "by": "fallback", "calls": []}
-
-
-def outcome(i: int = 0, success: bool | None = True, **changes) -> Outcome:
-    end = "unresolved" if success is None else "done"
-    made = Outcome(
-        *(f"t{i}", f"g{i}", None, end, success, Score(bool(success)), None),
-        *(("It is 3.",), (TAKEN, SAID), COST),
-    )
-    return replace(made, **changes)
-
-
-def failed(i: int) -> Outcome:
-    return outcome(i, None, end="error", score=None, error="environment: KeyError: 'x'", steps=())
-
 
 scores = st.builds(
     Score,

@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.predictions import Prediction
-from distill.evaluation.report.outcomes import outcomes_table
+from distill.evaluation.report import outcomes
+from distill.evaluation.report.outcomes import outcomes_table, paired_table
 from distill.evaluation.report.page import page
 from distill.evaluation.report.tables import promises, rows, table, to_csv, to_markdown
 from distill.runs import write, write_json
 
-__all__ = ["outcomes_table", "promises", "rows", "table", "write_report"]
+__all__ = [
+    "outcomes_table",
+    "paired_table",
+    "promises",
+    "rows",
+    "table",
+    "write_outcomes",
+    "write_report",
+]
 
 
 def write_report(
@@ -30,3 +39,15 @@ def write_report(
     write(out / "report.md", to_markdown(report))
     write(out / "report.csv", to_csv(report))
     write_json(out / "report.json", report)
+
+
+def write_outcomes(loop: Mapping[str, Any], out: Path) -> None:
+    """Write closed_loop.{md,csv,json} into `out`, each atomically, the JSON last.
+
+    Args:
+        loop: the figures of a simulation.
+        out: a folder, made if it is not there; other files in it stay.
+    """
+    write(out / "closed_loop.md", outcomes.to_markdown(loop))
+    write(out / "closed_loop.csv", outcomes.to_csv(loop))
+    write_json(out / "closed_loop.json", loop)

@@ -100,6 +100,14 @@ def amount(figure: Figure) -> str:
     return f"{count(figure['value'])}{between}"
 
 
+def change(difference: float | None) -> str:
+    """A difference of numbers of things, signed: `−340`."""
+    if difference is None:
+        return MISSING
+    sign = "+" if difference > 0 else "−" if difference < 0 else ""
+    return f"{sign}{count(abs(difference))}"
+
+
 def money(sum_: float | None) -> str:
     """An amount of the table's currency, to its cents where these matter."""
     if sum_ is None:

@@ -1,41 +1,36 @@
 """The history experiment's figures as tables for the terminal and as CSV; reads its JSON."""
 
-import csv
-import io
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
-from distill.evaluation.report import formats
+from distill.evaluation.report import formats, grid
 
 Report = Mapping[str, Any]
 
 _METRICS = ("nats_per_token", "nats_per_reply")
-_COLUMNS = ["arm", "less", "metric", "value", "low", "high", "p_value", "p_value_holm"]
 
 
 def arms_table(report: Report) -> Table:
     """Nats per token and per reply by arm, with intervals, and the prompt's mean length."""
-    shown = _table("Arm", "Nats per token", "Nats per reply", "Prompt tokens")
+    cells = [["Arm", "Nats per token", "Nats per reply", "Prompt tokens"]]
     for arm in report["arms"]:
-        cells = [formats.error(arm[metric]) for metric in _METRICS]
-        shown.add_row(*map(Text, [arm["name"], *cells, f"{arm['prompt_tokens']:.0f}"]))
-    return shown
+        figures = [formats.error(arm[metric]) for metric in _METRICS]
+        cells.append([arm["name"], *figures, f"{arm['prompt_tokens']:.0f}"])
+    return grid.terminal(cells, whole=True)
 
 
 def paired_table(report: Report) -> Table:
     """What one arm's nats per token are above another's, reply by reply."""
-    shown = _table("Arm", "less", "Nats per token", "95% interval", "p", "p, adjusted")
+    cells = [["Arm", "less", "Nats per token", "95% interval", "p", "p, adjusted"]]
     for pair in report["paired"]:
         if pair["metric"] == "nats_per_token":
             between = formats.error_interval(pair) or formats.MISSING
             values = [f"{pair['difference']:+.3f}", between]
             values += [formats.p_value(pair["p_value"]), formats.p_value(pair["p_value_holm"])]
-            shown.add_row(*map(Text, [pair["a"], pair["b"], *values]))
-    return shown
+            cells.append([pair["a"], pair["b"], *values])
+    return grid.terminal(cells, whole=True)
 
 
 def counts(report: Report) -> str:
@@ -50,21 +45,5 @@ def counts(report: Report) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """A row per arm and metric, and per pair and metric with `less`; full precision."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for arm in report["arms"]:
-        for metric in _METRICS:
-            writer.writerow({"arm": arm["name"], "metric": metric, **arm[metric]})
-    for pair in report["paired"]:
-        row = {name: pair[name] for name in ("metric", "low", "high", "p_value", "p_value_holm")}
-        writer.writerow({"arm": pair["a"], "less": pair["b"], "value": pair["difference"], **row})
-    return text.getvalue()
-
-
-def _table(*headings: str) -> Table:
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for i, heading in enumerate(headings):
-        shown.add_column(heading, justify="right" if i else "left", no_wrap=True)
-    return shown
+    """As `distill.evaluation.report.grid.arms_to_csv` has it."""
+    return grid.arms_to_csv(report, _METRICS)

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from distill.evaluation.buckets import TITLES
 from distill.evaluation.intervals import MIN_GROUPS
 from distill.evaluation.predictions import Prediction
-from distill.evaluation.report import formats, plots, reach, words
+from distill.evaluation.report import formats, outcome_words, outcomes, plots, reach, words
 from distill.evaluation.report.confusion import mistakes
 from distill.evaluation.summary import agreement_of
 
@@ -78,9 +78,13 @@ def page(report: Mapping[str, Any], predictions: Mapping[str, Sequence[Predictio
             (Markup(plots.marker(i)), router["name"])
             for i, router in enumerate(routers[: plots.SERIES])
         ],
+        outcomes=outcomes,
+        outcome_words=outcome_words,
+        outcome_plots=[_markup(plots.outcomes_plot(loop)) for loop in report["closed_loop"]],
+        marker=lambda i: Markup(plots.marker(i)),
         reach=reach,
         reach_plot=_markup(plots.complexity_plot(routers)),
-        commands=_commands(report["evaluation"]),
+        commands=_commands(report),
     )
 
 
@@ -93,9 +97,11 @@ def _breakable(name: str) -> Markup:
     return escape(name).replace("_", Markup("_<wbr>"))
 
 
-def _commands(evaluation: Mapping[str, Any]) -> list[str]:
+def _commands(report: Mapping[str, Any]) -> list[str]:
+    evaluation = report["evaluation"]
     paths = [run["path"] for run in evaluation["runs"]]
+    played = [text for loop in report["closed_loop"] for text in ("--closed-loop", loop["path"])]
     return [
         *(shlex.join(["distill", "evaluate", path]) for path in paths),
-        shlex.join(["distill", "compare", *paths, "-o", evaluation["out"]]),
+        shlex.join(["distill", "compare", *paths, *played, "-o", evaluation["out"]]),
     ]

@@ -5,16 +5,13 @@ It reads the report's JSON; HTML has a template of its own.
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from distill.evaluation.buckets import TITLES
-from distill.evaluation.report import formats, reach, words
+from distill.evaluation.report import formats, grid, outcome_words, outcomes, reach, words
 from distill.evaluation.summary import agreement_of
 from distill.routers.confidence import Threshold
 
@@ -67,24 +64,16 @@ def table(report: Report) -> Table:
 
     Intervals stand under their values, so that the table fits 80 columns.
     """
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for i, heading in enumerate([*_SHORT, *_failed_heading(report)]):
-        shown.add_column(heading, justify="right" if i else "left", no_wrap=True)
     *routers, (_, *teacher) = rows(report)
-    for row in [*routers, ["teacher", *teacher]]:
-        cells = (cell.replace(" [", "\n").rstrip("]").replace(" to ", "–") for cell in row)
-        shown.add_row(*map(Text, cells))  # Text: names are no markup
-    return shown
+    body = [[name, *map(grid.stacked, cells)] for name, *cells in [*routers, ["teacher", *teacher]]]
+    return grid.terminal([[*_SHORT, *_failed_heading(report)], *body], whole=True)
 
 
 def promises(thresholds: Sequence[Threshold]) -> Table:
     """What a router's thresholds promise by its calibration part, all decisions first."""
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     heads = ["Decisions", "Wrong at most", "Sure by", "Confidence", "Taken", "Wrong", "Bound", "Of"]
-    for i, heading in enumerate(heads):
-        shown.add_column(heading, justify="right" if i else "left")
-    for t in thresholds:
-        cells = [
+    body = [
+        [
             t.tool or "all",
             formats.percent(t.alpha),
             formats.percent(1 - t.delta),
@@ -94,8 +83,9 @@ def promises(thresholds: Sequence[Threshold]) -> Table:
             formats.percent(t.bound),
             f"{t.n} in {t.n_groups} groups",
         ]
-        shown.add_row(*map(Text, cells))  # Text: names are no markup
-    return shown
+        for t in thresholds
+    ]
+    return grid.terminal([heads, *body])
 
 
 def rows(report: Report) -> list[list[str]]:
@@ -162,15 +152,15 @@ def to_csv(report: Report) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """Headline, findings, the table, paired differences, breakdowns and caveats."""
+    """Headline, findings, the table, paired differences, outcomes, breakdowns, caveats."""
     parts = [
-        f"# {markdown(words.title(report))}",
-        "\n".join(f"- {markdown(sentence)}" for sentence in words.findings(report)),
+        f"# {grid.markdown(words.title(report))}",
+        "\n".join(f"- {grid.markdown(sentence)}" for sentence in words.findings(report)),
         "## Routers",
         "Value and 95% interval. Under tool accuracy, the teacher's line says how often two "
         f"answers to one context agree ({words.teacher(report)}).",
-        _grid([[*_HEADINGS, *_failed_heading(report)], *rows(report)]),
-        _grid(
+        grid.to_markdown([[*_HEADINGS, *_failed_heading(report)], *rows(report)]),
+        grid.to_markdown(
             [
                 [
                     *("Router", "Reply precision", "Reply recall"),
@@ -194,34 +184,37 @@ def to_markdown(report: Report) -> str:
         ),
     ]
     if stages := _stage_rows(report["routers"]):
-        parts += ["## Stages of a cascade", _grid(stages)]
+        parts += ["## Stages of a cascade", grid.to_markdown(stages)]
     if promised := _risk_rows(report["routers"]):
-        parts += ["## What may be decided without the teacher", words.PROMISE, _grid(promised)]
-    parts += ["## What is saved of the LLM", markdown(words.SAVED)]
+        parts += [
+            "## What may be decided without the teacher",
+            words.PROMISE,
+            grid.to_markdown(promised),
+        ]
+    parts += ["## What is saved of the LLM", grid.markdown(words.SAVED)]
     if saved := _saving_rows(report):
-        parts.append(_grid(saved))
-    parts.append("\n".join(f"- {markdown(sentence)}" for sentence in words.costs(report)))
+        parts.append(grid.to_markdown(saved))
+    parts.append("\n".join(f"- {grid.markdown(sentence)}" for sentence in words.costs(report)))
     if report["paired"]:
-        parts += ["## Differences on the same decisions", _grid(_paired_rows(report["paired"]))]
+        parts += [
+            "## Differences on the same decisions",
+            grid.to_markdown(_paired_rows(report["paired"])),
+        ]
+    for loop in report["closed_loop"]:
+        parts += [f"## Outcomes: {grid.markdown(outcome_words.title(loop))}", *outcomes.parts(loop)]
     if standings := reach.rows(report):
-        parts += ["## How far each router goes", _reach(report), _grid(standings)]
+        parts += ["## How far each router goes", _reach(report), grid.to_markdown(standings)]
     parts.append("## Tool accuracy by difficulty")
     for dimension, title in TITLES.items():
-        parts.append(_grid(_bucket_rows(report["routers"], dimension, title)))
-    parts += ["## Limits", "\n".join(f"- {markdown(note)}" for note in words.caveats(report))]
+        parts.append(grid.to_markdown(_bucket_rows(report["routers"], dimension, title)))
+    parts += ["## Limits", "\n".join(f"- {grid.markdown(note)}" for note in words.caveats(report))]
     return "\n\n".join(parts) + "\n"
 
 
 def _reach(report: Report) -> str:
     """Sentences, and what the table under them says."""
     said = [*reach.sentences(report), reach.MEASURE, reach.table_note(report)]
-    return "\n".join(f"- {markdown(sentence)}" for sentence in said)
-
-
-def markdown(text: str) -> str:
-    """Escape what Markdown or inline HTML would read as markup."""
-    flat = " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", flat)
+    return "\n".join(f"- {grid.markdown(sentence)}" for sentence in said)
 
 
 def _paired_rows(pairs: Iterable[Mapping[str, Any]]) -> list[list[str]]:
@@ -344,12 +337,6 @@ def _bucket_rows(
             )
         grid.append(row)
     return grid
-
-
-def _grid(cells: Sequence[Sequence[str]]) -> str:
-    heading, *body = [f"| {' | '.join(markdown(cell) for cell in row)} |" for row in cells]
-    rule = "|" + "---|" * len(cells[0])
-    return "\n".join([heading, rule, *body])
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:

@@ -193,7 +193,7 @@ def _spent(name: str, spent: Mapping[str, Any], currency: str | None) -> str:
 
 
 def clear(pair: Mapping[str, Any]) -> bool:
-    """Whether a paired difference is statistically clear, and alike under every seed."""
+    """Whether a paired difference is statistically clear, and alike under every seed of it."""
     p_value = pair["p_value_holm"]
     return p_value is not None and p_value < _CLEAR and _same_sign(pair)
 
@@ -394,7 +394,7 @@ def _pair(report: Report, a: str, b: str) -> Mapping[str, Any] | None:
 
 
 def _same_sign(pair: Mapping[str, Any]) -> bool:
-    differences = [entry["difference"] for entry in pair["by_seed"]]
+    differences = [entry["difference"] for entry in pair.get("by_seed", ())]
     return all(d > 0 for d in differences) or all(d < 0 for d in differences)
 
 

@@ -6,6 +6,7 @@
     confusion     which decisions are taken for which
     confidence    whether it can be trusted, and what is wrong among what it lets through
     cost          what the LLM is paid
+    outcomes      what is solved in whole tasks, and what it takes
 
 Every function returns an `<svg>` element without size, so that it fills its box, or None where
 there is nothing to draw. The same input gives the same bytes. It knows nothing of HTML around it.
@@ -17,6 +18,7 @@ from distill.evaluation.report.plots.confusion import confusion_plot
 from distill.evaluation.report.plots.cost import pareto_plot
 from distill.evaluation.report.plots.difficulty import bucket_plot, complexity_plot
 from distill.evaluation.report.plots.drawing import SERIES, marker
+from distill.evaluation.report.plots.outcomes import outcomes_plot
 
 __all__ = [
     "SERIES",
@@ -26,6 +28,7 @@ __all__ = [
     "confusion_plot",
     "latency_plot",
     "marker",
+    "outcomes_plot",
     "pareto_plot",
     "reliability_plot",
     "selective_plot",

@@ -57,14 +57,20 @@ _STYLE: dict[Any, Any] = {
 Router = Mapping[str, Any]
 
 
+def look(i: int) -> tuple[str, str]:
+    """Colour and marker of the i-th; beyond `SERIES`, colours come again with other markers."""
+    return COLOURS[i % SERIES], MARKERS[(i + i // SERIES) % SERIES]
+
+
 def marker(i: int) -> str:
-    """The marker of the i-th router in bucket plots, as a small SVG for a legend in HTML."""
+    """How the i-th router looks in a plot, as a small SVG for a legend in HTML."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(0.2, 0.2))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
-        axes.plot([0], [0], MARKERS[i], color=COLOURS[i], markersize=8)
+        colour, shape = look(i)
+        axes.plot([0], [0], shape, color=colour, markersize=8)
         return svg(figure, "")
 
 
@@ -114,10 +120,10 @@ def short(name: str) -> str:
     return cut("".join(c if c.isprintable() else "�" for c in name), _NAME_CHARS)
 
 
-def error_bars(figures: Sequence[Mapping[str, Any]]) -> Any:
+def error_bars(figures: Sequence[Mapping[str, Any]], scale: float = 100) -> Any:
     """Distances (2, n) to the interval's ends, in percent; 0, so no bar, where it is not known."""
-    values = [100 * f["value"] for f in figures]
-    spans = [span(f) for f in figures]
+    values = [scale * f["value"] for f in figures]
+    spans = [span(f, scale) for f in figures]
     return np.array(
         [
             [value - low for value, (low, _) in zip(values, spans, strict=True)],
@@ -126,10 +132,10 @@ def error_bars(figures: Sequence[Mapping[str, Any]]) -> Any:
     )
 
 
-def span(figure: Mapping[str, Any]) -> tuple[float, float]:
+def span(figure: Mapping[str, Any], scale: float = 100) -> tuple[float, float]:
     """The interval in percent; the figure itself at both ends where there is none."""
     ends = (figure[end] if figure[end] is not None else figure["value"] for end in ("low", "high"))
-    low, high = (100 * end for end in ends)
+    low, high = (scale * end for end in ends)
     return low, high
 
 
