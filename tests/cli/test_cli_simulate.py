@@ -53,6 +53,21 @@ def test_it_prints_a_table_and_writes_outcomes(distill, finished: Path, world: s
         cells = [str(arm["n_tasks"]), f"{arm['success']['value']:.1%}", "0.0%", "0"]
         assert row.split()[1:5] == cells
     assert len((out / "tasks.jsonl").read_bytes().splitlines()) == 2 * (1 + 6)
+    (row,) = (line for line in printed.splitlines() if "solved, points" in line)
+    assert row.split()[:2] == ["tfidf-s0", "majority-s0"]
+    assert "| tfidf-s0 | majority-s0 | solved, points |" in (out / "closed_loop.md").read_text()
+    assert "tfidf-s0,majority-s0,success," in (out / "closed_loop.csv").read_text()
+
+
+def test_a_comparison_of_the_runs_tells_their_outcomes(
+    done, fails, finished: Path, world: str, tmp_path: Path
+):
+    run, loop = finished / "majority-s0", tmp_path / "loop"
+    compare = ("compare", run, "-o", tmp_path / "out", "--closed-loop", loop)
+    assert "closed_loop.json: missing" in fails(*compare)
+    done("simulate", run, "threshold=0", "--environment", world, "-o", loop)
+    done(*compare)
+    assert "<h2>Outcomes</h2>" in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_policy_file_and_overrides_of_it(done, finished: Path, world: str, tmp_path: Path):

@@ -1,6 +1,7 @@
 """The contract of report.json as a JSON Schema: all that the page, the tables and the card read.
 
-Of a run's own report, `evaluation` is `RUN_EVALUATION`; of a comparison's, `COMPARED`.
+Of a run's own report, `evaluation` is `RUN_EVALUATION`; of a comparison's, `COMPARED`, and only
+this has `closed_loop`: `CLOSED_LOOP`.
 """
 
 from typing import Any
@@ -274,3 +275,49 @@ REPORT = _object(
         "evaluation": {"anyOf": [RUN_EVALUATION, COMPARED]},
     }
 )
+
+_AMOUNT = _or_null(_object({"value": _NUMBER, "low": _or_null(_NUMBER), "high": _or_null(_NUMBER)}))
+_ARM = _object(
+    {
+        "name": _TEXT,
+        "kind": _TEXT,
+        "n_tasks": _SOME,
+        "n_groups": _SOME,
+        "ends": {"type": "object", "additionalProperties": _SOME},
+        "attacks": {"type": "object"},
+        **dict.fromkeys(("success", "unresolved", "harmful", "taken"), _ESTIMATE),
+        "attack_followed": _or_null(_ESTIMATE),
+        **dict.fromkeys(("steps", "wrong_calls", "harmful_calls"), _AMOUNT),
+        **dict.fromkeys(("llm_calls", "input_tokens", "output_tokens", "duration_ms"), _AMOUNT),
+    }
+)
+_SIGNED = {"type": "number"}
+CLOSED_LOOP = {
+    "type": "array",
+    "items": _object(
+        {
+            "path": _TEXT,
+            "environment": _TEXT,
+            "fallback": {"enum": ["none", "recorded", "llm"]},
+            "endpoint": _or_null(_object({"model": _TEXT})),
+            "attacks": _FLAG,
+            "arms": {"type": "array", "minItems": 1, "items": _ARM},
+            "paired": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "a": _TEXT,
+                        "b": _TEXT,
+                        "metric": _TEXT,
+                        "difference": _SIGNED,
+                        "low": _or_null(_SIGNED),
+                        "high": _or_null(_SIGNED),
+                        "p_value": _or_null(_SHARE),
+                        "p_value_holm": _or_null(_SHARE),
+                        "n_tasks": _SOME,
+                    }
+                ),
+            },
+        }
+    ),
+}

@@ -6,9 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from made_tasks import loop, played
 from made_up import FAST, simulate, write_run
 
 from distill.evaluation.compare import compare
+from distill.evaluation.report import write_outcomes
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 PROBE = """<script>addEventListener("load", () => {
@@ -29,7 +31,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder / name, name, simulate(share, seed=1))
         for name, share in (("encoder", 0.9), ("tfidf", 0.7))
     ]
-    compare(runs, folder / "out", FAST)
+    arms = {"encoder-s0": played(0.8, 1), "encoder-s0, synthetic": played(0.7, 3)}
+    write_outcomes(loop(arms), folder / "loop")
+    attacked = {
+        "encoder-s0, unguarded": played(0.7, 2, follows=0.4),
+        "encoder-s0": played(0.7, 2, follows=0.0),
+    }
+    write_outcomes(loop(attacked, attacks=True), folder / "attacked")
+    compare(runs, folder / "out", FAST, closed_loop=[folder / "loop", folder / "attacked"])
     return folder / "out/report.html"
 
 
@@ -44,13 +53,14 @@ def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("width", [500, 1200])
 def test_nothing_is_missing_or_cut_off(page: Path, width: int):
     html = page.read_text()
+    assert "<h2>Outcomes</h2>" in html
     probed = page.with_name(f"probed-{width}.html")
     probed.write_text(html.replace("</body>", f"{PROBE}</body>"))
     done = browse(probed, f"--window-size={width},900", "--dump-dom")
     found = {key: int(value) for key, value in re.findall(r'data-(\w+)="(\d+)"', done.stdout)}
     assert found["width"] <= width
     assert found["tables"] == html.count("<table")
-    assert found["plots"] > 2
+    assert found["plots"] == html.count("<figure>")
     assert "CONSOLE" not in done.stderr, "neither errors nor warnings"
 
 
