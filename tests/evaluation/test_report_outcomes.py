@@ -9,10 +9,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from evaluation.schema import CLOSED_LOOP, REPORT
 from made_tasks import failed, loop, outcome, played
 from made_up import FAST, simulate, write_run
 from rich.console import Console
+from schema import CLOSED_LOOP, REPORT
 
 from distill.errors import RouterError
 from distill.evaluation.compare import compare

@@ -37,10 +37,10 @@ def sentences(loop: Loop) -> list[str]:
     known = [arm for arm in loop["arms"] if arm.get("success") is not None]
     if not known:
         return [_setting(loop), "Every task ended in an error: nothing is known of its outcome."]
-    said = [_setting(loop), _best(known), _differences(loop), _spared(loop, known)]
+    said = [_setting(loop), _best(known)]
     if loop["attacks"]:
         said.append(_misled(known))
-    said += [_errors(loop["arms"])]
+    said += [_differences(loop), _spared(loop, known), _errors(loop["arms"])]
     return [sentence for sentence in said if sentence]
 
 

@@ -34,6 +34,8 @@ def _met(arm: Arm) -> str:
 _COLUMNS: dict[str, Callable[[Arm], str]] = {
     "Tasks": lambda arm: str(arm["n_tasks"]),
     "Solved": _share("success"),
+    "Attacks met": _met,
+    "Followed": _share("attack_followed"),
     "Unresolved": _share("unresolved"),
     "Errors": lambda arm: str(_errors(arm)),
     "Taken": _share("taken"),
@@ -44,7 +46,7 @@ _COLUMNS: dict[str, Callable[[Arm], str]] = {
     "Tokens in": _mean("input_tokens"),
     "Tokens out": _mean("output_tokens"),
 }
-_UNDER_ATTACK = {"Attacks met": _met, "Followed": _share("attack_followed")}
+_UNDER_ATTACK = {"Attacks met", "Followed"}
 _WIDE = {"Tokens out"}
 """Columns that the terminal has no room for."""
 _WHOLE = {"Router", "Solved", "Harmful", "Followed"}
@@ -66,13 +68,13 @@ _PAIRED: dict[str, tuple[str, Callable[[float | None], str]]] = {
 def rows(loop: Loop) -> list[list[str]]:
     """A heading, and a row for each arm: every figure with its interval.
 
-    With attacks there are two columns more: how many tasks met theirs, and the share of all that
-    followed it.
+    With attacks there are two columns more, beside what is solved in spite of them: how many tasks
+    met theirs, and the share of all that followed it.
     """
     attacked = any(arm["attacks"] for arm in loop["arms"])
-    columns = _COLUMNS | (_UNDER_ATTACK if attacked else {})
-    body = [[arm["name"], *(cell(arm) for cell in columns.values())] for arm in loop["arms"]]
-    return [["Router", *columns], *body]
+    shown = {name: cell for name, cell in _COLUMNS.items() if attacked or name not in _UNDER_ATTACK}
+    body = [[arm["name"], *(cell(arm) for cell in shown.values())] for arm in loop["arms"]]
+    return [["Router", *shown], *body]
 
 
 def paired_rows(loop: Loop) -> list[list[str]]:
