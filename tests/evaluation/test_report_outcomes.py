@@ -104,6 +104,12 @@ def test_words_say_who_solves_most_and_what_fewer_calls_cost():
         assert "answered by the recorded teacher" in words
 
 
+def test_words_name_the_llm_that_answers_the_rest():
+    assert "is answered by big-llm." in said(
+        loop({"a": GOOD}, fallback="llm", endpoint={"model": "big-llm"})
+    )
+
+
 def test_equals_are_not_told_apart():
     words = said(loop({"a": GOOD, "b": GOOD}))
     assert "no two contestants are told apart" in words
