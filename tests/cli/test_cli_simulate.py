@@ -49,7 +49,7 @@ def test_it_prints_a_table_and_writes_outcomes(distill, finished: Path, world: s
     assert [arm["name"] for arm in report["arms"]] == ["majority-s0", "tfidf-s0"]
     assert printed.splitlines()[-1] == str(out / "closed_loop.json")
     for arm in report["arms"]:
-        (row,) = (line for line in printed.splitlines() if line.split()[:1] == [arm["name"]])
+        row = next(line for line in printed.splitlines() if line.split()[:1] == [arm["name"]])
         cells = [str(arm["n_tasks"]), f"{arm['success']['value']:.1%}", "0.0%", "0"]
         assert row.split()[1:5] == cells
     assert len((out / "tasks.jsonl").read_bytes().splitlines()) == 2 * (1 + 6)
