@@ -8,11 +8,12 @@
         tensorboard/    its event files, when that tracker was asked for
         calibration.jsonl   decisions on the calibration part, with raw confidences
         predictions.jsonl   decisions on the test part
+        *.part.jsonl    either of these while its decisions are made
         report.json     the evaluation
         manifest.json   what the run was made from; written last, so its existence means "whole"
 
-Every file appears under its name only when it is complete (`write`), so a reader never meets half
-of one and a full disk leaves the old one in place.
+A file appears under any other name only when it is complete (`write`), so a reader never meets half
+of one and a full disk leaves the old one in place. Logs grow line by line.
 """
 
 import fcntl

@@ -23,7 +23,7 @@ _CONDITION = re.compile(r"\b(?:if|unless)\b", re.IGNORECASE)
 _BRANCH = re.compile(r"\b(?:if|unless|otherwise|or else)\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Difficulty:
     """The properties of an example by which accuracy is broken down (`distill.evaluation.buckets`).
 

@@ -6,7 +6,7 @@ It says nothing about quality, and nothing about a server's queue or network.
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -80,15 +80,14 @@ def recorded(decisions: Sequence[Decision]) -> Timing | None:
     }
 
 
-def measure(router: Router, contexts: Sequence[Context], samples: int, batch_size: int) -> Timing:
+def measure(router: Router, contexts: Iterable[Context], samples: int, batch_size: int) -> Timing:
     """Time `samples` single decisions, then about as many in full batches of `batch_size`.
 
-    Contexts are taken in turn, again from the first when they run out. A few untimed decisions of
-    each sort come first, for lazy imports, caches and allocators. `decide` returns plain objects,
-    so a GPU's work is done when the clock is read. All percentiles are given, however few the
-    samples; `supported` takes out what they cannot tell.
+    Contexts, at least one, are taken in turn, again from the first when they run out. A few untimed
+    decisions of each sort come first, for lazy imports, caches and allocators. `decide` returns
+    plain objects, so a GPU's work is done when the clock is read. All percentiles are given,
+    however few the samples; `supported` takes out what they cannot tell.
     """
-    assert contexts, "nothing to decide"
     turn = itertools.cycle(contexts)
     for _ in range(_WARM_UP):
         router.decide([next(turn)])

@@ -1,23 +1,29 @@
 """What a router decided on each test example, and the file that keeps it.
 
 A metric can be added or mended later without the router, because `predictions.jsonl` holds the
-decisions themselves. This module knows nothing of metrics or routers.
+decisions themselves. While they are made they are in a `Draft` of it and not in memory. This module
+knows nothing of metrics or routers.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from distill.chat import call_json, decision_json, message_json, parse_decision, tool_json
 from distill.errors import RouterError
 from distill.evaluation.difficulty import Difficulty
-from distill.runs import write
+from distill.evaluation.ledger import Ledger
+from distill.runs import new_file
 from distill.types import Decision, Example
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """How long an example's request to an LLM is: UTF-8 bytes of its JSON (`distill.chat`).
 
@@ -39,7 +45,7 @@ class Size:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """A router's decision on one test example beside the teacher's (`label`).
 
@@ -67,59 +73,105 @@ class Prediction:
             Size.of(example),
         )
 
+    @property
+    def unscored(self) -> "Prediction":
+        """Without the decision's scores, which no figure reads and which are the most of it."""
+        return replace(self, decision=replace(self.decision, scores={}))
+
 
 def had(predictions: Iterable[Prediction]) -> list[Prediction]:
     """Those whose decision could be had: what figures are of."""
     return [p for p in predictions if p.decision.error is None]
 
 
-def save(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write one JSON object a line, atomically."""
-    lines = [
-        orjson.dumps(
-            {
-                "id": prediction.id,
-                "group": prediction.group,
-                "label": decision_json(prediction.label),
-                "decision": decision_json(prediction.decision),
-                "weight": prediction.weight,
-                "buckets": asdict(prediction.buckets),
-                "size": None if prediction.size is None else asdict(prediction.size),
-            },
-            option=orjson.OPT_APPEND_NEWLINE,
-        )
-        for prediction in predictions
-    ]
-    write(path, b"".join(lines))
+class Draft:
+    """Predictions that are being made for a file, in a `Ledger` beside it (`<stem>.part.jsonl`).
+
+    A killed job goes on after the last whole one, and tries those again whose decision could not be
+    had. What was begun with something else is begun anew.
+
+    Args:
+        path: the file that `finish` makes.
+        settings: all that the predictions depend on, as JSON has it.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        place = path.with_suffix(f".part{path.suffix}")
+        try:
+            self._ledger = Ledger(place, settings)
+        except RouterError as error:
+            log.warning("%s: %s: begun anew", error.place, error.fault)
+            place.unlink()
+            self._ledger = Ledger(place, settings)
+
+    @property
+    def done(self) -> set[str]:
+        """The ids of examples that need not be decided again."""
+        return self._ledger.done
+
+    def add(self, prediction: Prediction) -> None:
+        """Append one that is not done; it stays if the program is killed now."""
+        self._ledger.add({**_row(prediction), "error": prediction.decision.error})
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Unscored, in the order in which their examples were first decided."""
+        for row in self._ledger.rows():
+            yield _prediction(row).unscored
+
+    def finish(self) -> None:
+        """Write the file, one JSON object a line, atomically; the draft is gone then."""
+        with new_file(self.path) as file:
+            for row in self._ledger.rows():
+                del row["error"]
+                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        self._ledger.path.unlink(missing_ok=True)
 
 
 def load(path: Path) -> list[Prediction]:
-    """Inverse of `save`.
+    """The predictions of a finished file, unscored.
 
     Raises:
         RouterError: the file is missing, empty, or has a line that is no prediction.
     """
     cure = f"run: distill evaluate {path.parent}"
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            made = [_parse(line, f"{path}:{i}", cure) for i, line in enumerate(file, start=1)]
     except FileNotFoundError:
         raise RouterError(path, "missing: the run is not evaluated", cure) from None
-    if not lines:
+    if not made:
         raise RouterError(path, "holds no predictions", cure)
-    return [_parse(line, f"{path}:{number}", cure) for number, line in enumerate(lines, start=1)]
+    return made
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "id": prediction.id,
+        "group": prediction.group,
+        "label": decision_json(prediction.label),
+        "decision": decision_json(prediction.decision),
+        "weight": prediction.weight,
+        "buckets": asdict(prediction.buckets),
+        "size": None if prediction.size is None else asdict(prediction.size),
+    }
+
+
+def _prediction(value: Mapping[str, Any]) -> Prediction:
+    """Inverse of `_row`."""
+    return Prediction(
+        id=value["id"],
+        group=value["group"],
+        label=parse_decision(value["label"]),
+        decision=parse_decision(value["decision"]),
+        weight=value["weight"],
+        buckets=Difficulty(**value["buckets"]),
+        size=None if value.get("size") is None else Size(**value["size"]),
+    )
 
 
 def _parse(line: bytes, place: str, cure: str) -> Prediction:
     try:
-        value = orjson.loads(line)
-        return Prediction(
-            id=value["id"],
-            group=value["group"],
-            label=parse_decision(value["label"]),
-            decision=parse_decision(value["decision"]),
-            weight=value["weight"],
-            buckets=Difficulty(**value["buckets"]),
-            size=None if value.get("size") is None else Size(**value["size"]),
-        )
+        return _prediction(orjson.loads(line)).unscored
     except (ValueError, KeyError, TypeError) as error:
         raise RouterError(place, f"not a prediction ({error!r})", cure) from None

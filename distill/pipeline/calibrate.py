@@ -1,15 +1,16 @@
 """What a trained router's confidences are worth, fitted on its dataset's calibration part."""
 
 import logging
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from distill import config as configs
 from distill.config import EndpointConfig, RiskConfig, RunConfig
 from distill.errors import RouterError
-from distill.evaluation import predictions
-from distill.evaluation.predictions import Prediction
+from distill.evaluation.predictions import Prediction, load
 from distill.pipeline.build import dataset_of
+from distill.pipeline.drafts import draft_of
 from distill.progress import Progress
 from distill.routers.folder import RouterFile, read_router_file
 from distill.runs import RunDir, write, write_json
@@ -21,7 +22,8 @@ def calibrate_run(run: RunDir, progress: Progress) -> RouterFile:
     """Fit a run's calibration and thresholds into its `router.json`, and return what that holds.
 
     The calibration part is decided once, with raw confidences; other alphas are fitted on the
-    same decisions. A report that the change makes untrue is written anew, or removed.
+    same decisions, and a killed calibration goes on after its last decision. A report that the
+    change makes untrue is written anew, or removed.
 
     Raises:
         RouterError: the run is not whole, or of a kind that states no confidence.
@@ -65,16 +67,23 @@ def recalibrate(
 def _decided_once(run: RunDir, single: RunConfig, progress: Progress) -> list[Prediction]:
     """The run's raw decisions on the calibration part, decided now or before."""
     if run.calibration.is_file():
-        return predictions.load(run.calibration)
-    made = raw_decisions(run.router, run, single, progress)
+        return load(run.calibration)
+    draft = draft_of(run.calibration, run, single.risk.max_examples)
+    for prediction in raw_decisions(run.router, run, single, progress, draft.done):
+        draft.add(prediction)
+    made = list(draft)
     if made:
-        predictions.save(run.calibration, made)
+        draft.finish()
     return made
 
 
 def raw_decisions(
-    folder: Path, run: RunDir, single: RunConfig, progress: Progress
-) -> list[Prediction]:
+    folder: Path,
+    run: RunDir,
+    single: RunConfig,
+    progress: Progress,
+    done: Collection[str] = (),
+) -> Iterator[Prediction]:
     """What a router folder decides on the calibration part of a run's dataset, uncalibrated.
 
     Nothing, and a line in the log, where the dataset has no such part.
@@ -82,6 +91,7 @@ def raw_decisions(
     Args:
         folder: the run's router, or what was made of it.
         single: the run's config.
+        done: the ids of examples that were decided before.
 
     Raises:
         DatasetError: the dataset that the run was trained on is gone or has changed.
@@ -94,7 +104,7 @@ def raw_decisions(
     examples = dataset_of(run, single).examples("calibration")
     if not examples:
         log.warning("%s: no calibration part, so no thresholds (data.split)", run.path.name)
-        return []
+        return
     examples = limited(examples, single.risk.max_examples, seed, "risk.max_examples")
     # Whatever an earlier fit left is put aside: a calibration is fitted to raw confidences.
     router = load_as(folder, replace(read_router_file(folder), calibration=None))
@@ -102,7 +112,7 @@ def raw_decisions(
     def decided(done: int, total: int) -> None:
         progress(f"calibrating {run.path.name}", done, total)
 
-    return predict(router, examples, single.evaluation.batch_size, decided)
+    yield from predict(router, examples, single.evaluation.batch_size, done, decided)
 
 
 def fitted(file: RouterFile, made: list[Prediction], risk: RiskConfig) -> RouterFile:

@@ -4,8 +4,8 @@ from typing import Any
 
 from distill import config as configs
 from distill.config import RunConfig
-from distill.evaluation import predictions
 from distill.pipeline.build import dataset_of
+from distill.pipeline.drafts import draft_of
 from distill.pipeline.layout import comparison_dir, run_dir
 from distill.progress import Progress
 from distill.runs import RunDir, write_json
@@ -25,6 +25,8 @@ def is_evaluated(run: RunDir) -> bool:
 def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
     """Measure a run's router on its test part; returns report.json's content.
 
+    A killed evaluation goes on after its last decision, and one that was finished is done again.
+
     Raises:
         RouterError: the run is not whole.
         DatasetError: the dataset it was trained on is gone or has changed.
@@ -37,15 +39,17 @@ def evaluate_run(run: RunDir, progress: Progress) -> dict[str, Any]:
     run.require_whole()
     single = configs.load(run.config)
     (seed,) = single.seeds
+    draft = draft_of(run.predictions, run, single.evaluation.max_examples)
     made, timing = evaluate(
         load_router(run.router),
         dataset_of(run, single).examples("test"),
         single.evaluation,
+        draft,
         seed=seed,
         on_progress=lambda done, total: progress(f"evaluating {run.path.name}", done, total),
     )
-    predictions.save(run.predictions, made)
     report = run_report(run, made, timing, single.evaluation)
+    draft.finish()
     write_json(run.report, report)
     return report
 

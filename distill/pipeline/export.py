@@ -44,5 +44,5 @@ def _calibrate(folder: Path, run: RunDir, progress: Progress) -> None:
     if not run.whole:
         raise DatasetError(run.path, "no finished run, so no dataset", "name a run directory")
     single = configs.load(run.config)
-    made = raw_decisions(folder, run, single, progress)
+    made = [p.unscored for p in raw_decisions(folder, run, single, progress)]
     fitted(read_router_file(folder), made, single.risk).save(folder)

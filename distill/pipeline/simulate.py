@@ -8,7 +8,6 @@ An **arm** is a router under a policy, or one arm of the history experiment with
 simulation goes on after its last task, and tasks that ended in an error are tried again.
 """
 
-import hashlib
 import importlib
 import sys
 from collections import Counter
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill import config as configs
-from distill.chat import digest
 from distill.config import ArmName, EndpointConfig, EvaluationConfig, PolicyConfig
 from distill.endpoint import Endpoint
 from distill.environment import Environment, Recorded, Task
@@ -41,7 +39,7 @@ from distill.evaluation.report import write_outcomes
 from distill.pipeline.build import dataset_of
 from distill.policy import Policy
 from distill.progress import Progress
-from distill.routers.folder import read_router_file
+from distill.routers.folder import fingerprint, read_router_file
 from distill.routers.load import load_router, router_folder
 from distill.runs import RunDir
 
@@ -111,7 +109,7 @@ def simulate(
                 policies = {f"{title}, unguarded": policy.unguarded(), title: policy}
             for name, config, arm in _each(policies, shown):
                 about = {"policy": config.model_dump(mode="json"), "arm": arm and arm.name}
-                settings = {"router": _files(router_folder(run)), **job, **about}
+                settings = {"router": fingerprint(router_folder(run)), **job, **about}
                 ledger = Ledger(out / "tasks.jsonl", settings, name)
                 played[name] = one = _Contestant(run, config, world, tasks, arm, ledger)
                 kind = one.play(_fallback(fallback, world, llm, arm), progress)
@@ -294,14 +292,3 @@ def named(name: str) -> Environment:
         wanted = "tools, tasks, reset, execute and score"
         raise ConfigError(place, f"{name} makes no environment", f"give it {wanted}")
     return made
-
-
-def _files(folder: Path) -> str:
-    """Hash of a router's files."""
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            files[path.relative_to(folder).as_posix()] = found
-    return digest(files)

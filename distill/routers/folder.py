@@ -9,6 +9,7 @@ A folder moves to another machine by copying: a base model stands in it by name 
 one exception is a decoder trained on a local base folder, which needs that folder at its path.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,6 +114,17 @@ def read_router_file(folder: Path) -> RouterFile:
         thresholds,
         onnx,
     )
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of all of a router's files, their names included."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            files[path.relative_to(folder).as_posix()] = found
+    return digest(files)
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:

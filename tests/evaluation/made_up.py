@@ -1,6 +1,6 @@
 """Examples, predictions, a scripted router and run directories, made up for these tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,7 +10,7 @@ import yaml
 from distill.config import EvaluationConfig, MajorityConfig
 from distill.evaluation.difficulty import Difficulty
 from distill.evaluation.latency import Timing
-from distill.evaluation.predictions import Prediction, save
+from distill.evaluation.predictions import Draft, Prediction
 from distill.routers.confidence import Threshold
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
@@ -104,6 +104,14 @@ def simulate(
             e = example(len(made), label, f"g{g}", turns=step)
             made.append(Prediction(e.id, e.group, label, decided, 1.0, Difficulty.of(e)))
     return made
+
+
+def save(path: Path, made: Iterable[Prediction]) -> None:
+    """Write a file of predictions in one go."""
+    draft = Draft(path, {})
+    for prediction in made:
+        draft.add(prediction)
+    draft.finish()
 
 
 def write_run(

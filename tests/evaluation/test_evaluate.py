@@ -6,15 +6,16 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_up import TOOLS, Scripted, call, example, predictions, simulate
+from made_up import TOOLS, Scripted, call, example, predictions, save, simulate
 
+from distill.chat import parse_decision
 from distill.config import EvaluationConfig
 from distill.errors import ConfigError, DatasetError, RouterError
 from distill.evaluation.buckets import TITLES, by_bucket
 from distill.evaluation.difficulty import Difficulty
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.latency import measure
-from distill.evaluation.predictions import load, save
+from distill.evaluation.predictions import Draft, load
 from distill.types import Context, Decision, Message, ToolCall
 
 SMALL = EvaluationConfig(bootstrap=100, batch_size=4, latency_samples=6)
@@ -43,7 +44,10 @@ def test_predictions_survive_the_file(
 ) -> None:
     made = predictions(pairs)
     save(tmp_path / "predictions.jsonl", made)
-    assert load(tmp_path / "predictions.jsonl") == made
+    assert load(tmp_path / "predictions.jsonl") == [p.unscored for p in made]
+    lines = (tmp_path / "predictions.jsonl").read_bytes().splitlines()
+    kept = [parse_decision(orjson.loads(line)["decision"]) for line in lines]
+    assert kept == [p.decision for p in made], "scores are in the file"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}\n", b"[1]\n", b'{"id": "a"\n'])
@@ -67,11 +71,12 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path) -> None:
         load(path)
 
 
-def test_every_example_is_decided_once_in_order_and_in_batches() -> None:
+def test_every_example_is_decided_once_in_order_and_in_batches(tmp_path: Path) -> None:
     router = Scripted(lambda context: call(context.messages[0].content or ""))
     progress: list[tuple[int, int]] = []
+    draft = Draft(tmp_path / "predictions.jsonl", {})
     made, timing = evaluate(
-        router, EXAMPLES, SMALL, seed=0, on_progress=lambda *now: progress.append(now)
+        router, EXAMPLES, SMALL, draft, seed=0, on_progress=lambda *now: progress.append(now)
     )
     assert [p.id for p in made] == [e.id for e in EXAMPLES]
     assert [p.decision.tools for p in made] == [(f"request {i}",) for i in range(22)]
@@ -81,27 +86,31 @@ def test_every_example_is_decided_once_in_order_and_in_batches() -> None:
     assert (timing["latency_ms"]["p95"], timing["latency_ms"]["p99"]) == (None, None)
 
 
-def test_a_limit_keeps_whole_groups_that_the_seed_draws() -> None:
+def test_a_limit_keeps_whole_groups_that_the_seed_draws(tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"max_examples": 9})
     router = Scripted(lambda context: call())
-    kept = {
-        seed: [p.group for p in evaluate(router, EXAMPLES, config, seed=seed)[0]]
-        for seed in range(6)
-    }
+
+    def groups_of(seed: int, name: str) -> list[str]:
+        draft = Draft(tmp_path / name, {})
+        return [p.group for p in evaluate(router, EXAMPLES, config, draft, seed=seed)[0]]
+
+    kept = {seed: groups_of(seed, f"{seed}.jsonl") for seed in range(6)}
     sizes = Counter(e.group for e in EXAMPLES)
     for groups in kept.values():
         assert len(groups) <= 9
         assert all(groups.count(group) == sizes[group] for group in groups)
     assert len({tuple(groups) for groups in kept.values()}) > 1
-    assert kept[0] == [p.group for p in evaluate(router, EXAMPLES, config, seed=0)[0]]
+    assert kept[0] == groups_of(0, "again.jsonl")
 
 
-def test_a_limit_below_one_group_and_an_empty_test_part_are_the_users_to_mend() -> None:
-    router = Scripted(lambda context: call())
+def test_a_limit_below_one_group_and_an_empty_test_part_are_the_users_to_mend(
+    tmp_path: Path,
+) -> None:
+    router, draft = Scripted(lambda context: call()), Draft(tmp_path / "p.jsonl", {})
     with pytest.raises(ConfigError, match="max_examples"):
-        evaluate(router, EXAMPLES, SMALL.model_copy(update={"max_examples": 1}), seed=0)
+        evaluate(router, EXAMPLES, SMALL.model_copy(update={"max_examples": 1}), draft, seed=0)
     with pytest.raises(DatasetError, match="no examples"):
-        evaluate(router, [], SMALL, seed=0)
+        evaluate(router, [], SMALL, draft, seed=0)
 
 
 def test_latency_is_timed_one_at_a_time_and_throughput_in_full_batches() -> None:

@@ -11,7 +11,7 @@ from small_shop import job_values
 from distill import config as configs
 from distill.config import RunConfig
 from distill.pipeline.plan import steps
-from distill.progress import silent
+from distill.progress import Progress, silent
 from distill.runs import RunDir
 
 CONTRACT = [
@@ -60,6 +60,16 @@ def append(path: Path, *lines: bytes) -> None:
 def refuse(*args: object, **kwargs: object) -> None:
     """Stands in for what must not be called."""
     raise AssertionError("this work was done already")
+
+
+def killed_at(decisions: int) -> Progress:
+    """A `Progress` at which the process dies after so many decisions."""
+
+    def told(stage: str, done: int, total: int | None = None) -> None:
+        if stage.startswith(("evaluating", "calibrating")) and done >= decisions:
+            raise KeyboardInterrupt
+
+    return told
 
 
 def interrupt(

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 from fake_llm import FakeLlm, Says, calling, says
-from made_jobs import ONE, do, interrupt, job_at, refuse
+from made_jobs import ONE, do, job_at, killed_at, refuse
 from small_shop import TOOLS, write_traces
 
 from distill import load_router
@@ -16,7 +16,6 @@ from distill.chat import message_json, tool_json
 from distill.config import EndpointConfig, RunConfig
 from distill.dataset import load_dataset
 from distill.errors import ConfigError, EndpointError, HubError, RouterError
-from distill.evaluation import evaluate as evaluation
 from distill.hub.push import prepare
 from distill.pipeline import build
 from distill.pipeline.calibrate import calibrate_run
@@ -106,17 +105,13 @@ def test_training_asks_nothing_and_leaves_a_config_alone(fresh: Path, llm: FakeL
     assert read_json(run.manifest)["fills_arguments"]
 
 
-def test_a_killed_evaluation_asks_only_for_the_rest(
-    fresh: Path, llm: FakeLlm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_evaluation_asks_only_for_the_rest(fresh: Path, llm: FakeLlm) -> None:
     job = job_with(fresh, llm)
     few = job.evaluation.model_copy(update={"batch_size": 4})
     job = job.model_copy(update={"evaluation": few})
     run = train_router(job, "big", 0, silent)
-    with monkeypatch.context() as patch:
-        interrupt(patch, evaluation, "_require_some", lambda decisions, total: len(decisions) == 12)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_run(run, silent)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(run, killed_at(12))
     asked = {orjson.dumps(request["messages"]) for request in llm.requests}
     first = len(llm.requests)
     do(job)
