@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from made_jobs import ONE, do, job_at, majority
+from made_jobs import ONE, do, job_at, killed_at, majority
 from small_shop import write_traces
 
 from distill import load_router
@@ -49,6 +49,22 @@ def test_calibration_is_fitted_to_raw_confidences_however_often(folder: Path):
     before = read_router_file(run.router).calibration
     run.calibration.unlink()
     assert calibrate_run(run, silent).calibration == before
+
+
+def test_a_killed_calibration_goes_on(folder: Path):
+    run = RunDir(folder / "runs/shop/tfidf-s0")
+    do(job_at(folder, evaluation={"batch_size": 4, "latency_samples": 2, "bootstrap": 100}))
+    before, decided = read_router_file(run.router).calibration, run.calibration.read_bytes()
+    run.calibration.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_run(run, killed_at(8))
+    assert not run.calibration.exists()
+    told: list[int] = []
+    after = calibrate_run(run, lambda stage, done, total=None: told.append(done))
+    assert told[0] == 12
+    assert after.calibration == before
+    assert run.calibration.read_bytes() == decided
+    assert not list(run.path.glob("*.part.jsonl"))
 
 
 def test_without_a_calibration_part_confidences_stay_raw(
