@@ -148,6 +148,8 @@ def evaluate(
 ) -> None:
     """Measure a run's router on the test part of its dataset, and write report.json.
 
+    Killed, it goes on after its last decision; once finished, it is done anew.
+
     Example: `distill evaluate runs/quickstart/encoder-s0`
     """
     from distill.evaluation.report import table  # noqa: PLC0415

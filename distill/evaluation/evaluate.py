@@ -1,7 +1,7 @@
 """Let a router decide held-out examples, and time it.
 
-Examples are read and predictions made a batch at a time, so that memory does not grow with their
-number; predictions go to a draft. It knows nothing of reports.
+Examples are read and decided a batch at a time and predictions go to a draft, so that memory does
+not grow with their number until all are decided. It knows nothing of reports.
 """
 
 import random

@@ -1,6 +1,7 @@
 """Evaluation streams: a killed one goes on, with the same figures, and memory stays as it was."""
 
 import tracemalloc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,14 +34,14 @@ def answer(context: Context) -> Decision:
 class Dying(Scripted):
     """Is killed when it is asked for more than so many decisions."""
 
+    def __init__(self, most: int) -> None:
+        super().__init__(answer)
+        self.most = most
+
     def decide(self, contexts: Sequence[Context]) -> list[Decision]:
         if sum(self.batches) + len(contexts) > self.most:
             raise KeyboardInterrupt
         return super().decide(contexts)
-
-    def __init__(self, most: int) -> None:
-        super().__init__(answer)
-        self.most = most
 
 
 def asked(router: Scripted) -> int:
@@ -194,15 +195,49 @@ class Made(Sequence[Example]):
             return [self[i] for i in range(*index.indices(self.n))]
         if index >= self.n:
             raise IndexError
+        return self.made(index)
+
+    def made(self, index: int) -> Example:
         return example(index, call(TOOLS[index % 3]), group=f"g{index // 4}")
+
+
+class Watched(Made):
+    """Counts the contexts that are in memory."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.alive = self.most_alive = 0
+
+    def made(self, index: int) -> Example:
+        made = super().made(index)
+        weakref.finalize(made.context, self._freed)
+        self.alive += 1
+        self.most_alive = max(self.most_alive, self.alive)
+        return made
+
+    def _freed(self) -> None:
+        self.alive -= 1
+
+
+def test_few_contexts_are_in_memory_at_a_time(path: Path) -> None:
+    """Two batches while deciding, then those that are timed, and all of a part or some."""
+    for n in (60, 400):
+        for limit in (None, n - 1):
+            examples = Watched(n)
+            config = SMALL.model_copy(update={"max_examples": limit})
+            draft = Draft(path, {"n": n, "limit": limit})
+            made, _ = evaluate(Scripted(answer), examples, config, draft, seed=0)
+            assert len(made) == (n if limit is None else n - 4)
+            assert examples.most_alive < 20
 
 
 def peak(folder: Path, n: int) -> int:
     """Bytes that deciding so many examples needs at most."""
     draft = Draft(folder / f"{n}.jsonl", {})
-    router, examples = Scripted(answer), Made(n)
+    names = [f"tool_{i}" for i in range(20)]
+    router = Scripted(lambda context: replace(call("a"), scores=dict.fromkeys(names, 0.05)))
     tracemalloc.start()
-    for prediction in predict(router, examples, 32, draft.done):
+    for prediction in predict(router, Made(n), 32):
         draft.add(prediction)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
