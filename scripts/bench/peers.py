@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -258,8 +258,11 @@ class Bench:
 
     def _exported(self, run: RunDir, dataset: Dataset) -> None:
         with tempfile.TemporaryDirectory() as temporary:
-            export(run.path, Path(temporary) / "router")
-            router = _choosing(load_router(Path(temporary) / "router"))
+            plain = Path(temporary) / "plain"
+            plain.mkdir()
+            _choosing(load_router(run.path)).save(plain)
+            export(plain, Path(temporary) / "router")
+            router = load_router(Path(temporary) / "router")
         self.table.add("encoder-int8", router, dataset, read_json(run.manifest)["train_seconds"])
 
     def _trained(self, name: str, run: RunDir, dataset: Dataset) -> None:
@@ -271,7 +274,9 @@ class Bench:
 def _choosing(router: Router) -> Router:
     """What chooses the tools, without what fills their arguments."""
     if isinstance(router, FillingRouter):
-        return router.tools
+        tools = cast(EncoderRouter, router.tools)
+        config = tools.file.config.model_copy(update={"arguments": "none"})
+        return EncoderRouter(replace(tools.file, config=config), tools.tokenizer, tools.model)
     if isinstance(router, EnsembleRouter):
         return EnsembleRouter(router.file, router.members, None, router.folders)
     return router

@@ -11,8 +11,8 @@ from small_shop import (
     ask,
     call,
     decoder,
-    encoder,
     examples,
+    filling,
     job,
     job_values,
     open_encoder,
@@ -192,21 +192,22 @@ def test_peers_are_compared_with_the_encoder_of_a_job(
 ):
     write_traces(tmp_path / "traces.jsonl")
     routers = job_values(tmp_path)["routers"]
-    routers["encoder"] = encoder(tiny_bert, epochs=1, evaluations=1).model_dump(mode="json")
+    routers["encoder"] = filling(tiny_bert, epochs=1, evaluations=1).model_dump(mode="json")
+    routers["ensemble"] = {"kind": "ensemble", "members": ["encoder", "tfidf"]}
     for step in steps(RunConfig.model_validate(job_values(tmp_path, routers=routers))):
         step.do(silent)
 
     not_installed(monkeypatch)
     job, output = tmp_path / "runs/shop", tmp_path / "figures.json"
-    asked = ["encoder", "tfidf", "knn", "semantic-router", "setfit"]
+    asked = ["encoder", "ensemble", "tfidf", "knn", "semantic-router", "setfit"]
     options = ["--base", str(tiny_bert), "--samples", "2", "--output", str(output)]
     script("peers").main([str(job), *options, "--routers", *asked])
     report = json.loads(output.read_bytes())
 
     rows = report["rows"]
-    assert list(rows) == ["encoder", "tfidf", "knn"]
+    assert list(rows) == ["encoder", "ensemble", "tfidf", "knn"]
     accuracy = {name: row["tool_accuracy"]["value"] for name, row in rows.items()}
-    for name in ("encoder", "tfidf"):
+    for name in ("encoder", "ensemble", "tfidf"):
         (evaluated,) = read_json(job / f"{name}-s0" / "report.json")["routers"]
         assert accuracy[name] == pytest.approx(evaluated["tool_accuracy"]["value"])
     for name, row in rows.items():
