@@ -27,7 +27,8 @@ _WHAT = {
     "open encoder": "a pretrained encoder that matches conversations with the texts of the tools "
     "on offer, its LoRA update merged into the weights",
     "decoder": "a LoRA adapter for a pretrained causal language model",
-    "ensemble": "several routers that decide together: the mean of the logarithms of what each believes",
+    "ensemble": "several routers that decide together, by the mean of the logarithms of what each "
+    "believes",
     "cascade": "an encoder that chooses the tools, and a decoder that fills in their arguments "
     "where the encoder has not all of them",
 }
