@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.parametrize(
     "name",
-    ["dataset", "evaluation", "training", "latency", "gpu", "oracle", "peers", "open_peers"],
+    ["dataset", "streaming", "training", "latency", "gpu", "oracle", "peers", "open_peers"],
 )
 def test_help_says_what_is_measured_and_shows_a_command(
     name: str, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

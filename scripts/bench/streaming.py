@@ -6,7 +6,7 @@ mapped from the dataset left out) after the first and after the last batch, deci
 and the peak once all figures are made, which do hold a few numbers of each decision.
 
 Example:
-    python scripts/bench/evaluation.py --sizes 1000 5000 10000
+    python scripts/bench/streaming.py --sizes 1000 5000 10000
 """
 
 import argparse
