@@ -7,6 +7,7 @@ they are, a training row is told without its own group, as an unseen one would b
 would be an option where it is learned and hardly any where it is used.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from distill.training.adapt import adapted_encoder, count, require_fit
 from distill.training.job import Job, Trained
 from distill.training.logs import RunLog
 from distill.training.validation import accuracy_scores, distinct
-from distill.types import Example, ToolCall, ToolSpec
+from distill.types import Context, Example, ToolCall, ToolSpec
 
 _CONSTANTS = 12
 """Options that a parameter has of the teacher's values, those of most groups."""
@@ -84,10 +85,15 @@ def value_of(call: ToolCall, parameter: str) -> Any:
 def seen_values(
     examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase, config: EncoderConfig
 ) -> SeenValues:
-    """What the labels' calls have that no evidence shows."""
+    """What the labels' calls have that stands nowhere in their conversations.
+
+    A value that stands there and is missing from the evidence alone, such as one of fifty search
+    results, is not the teacher's own.
+    """
     values: dict[Value, Any] = {}
     groups: dict[Value, set[str]] = defaultdict(set)
     for example in examples:
+        said = _said(example.context)
         for tool, call in calls(example):
             made = reading(example.context, tool, {}, tokenizer, config)
             for i, slot in enumerate(made.slots if made else ()):
@@ -96,11 +102,28 @@ def seen_values(
                     continue
                 assert made is not None
                 starts, _ = made.targets(i, value)
-                if starts == made.names[i][:1] and len(option_text(value)) <= OPTION_CHARS:
+                if (
+                    starts == made.names[i][:1]
+                    and len(option_text(value)) <= OPTION_CHARS
+                    and not _stands(option_text(value), said)
+                ):
                     key = (tool.name, slot.name, canonical(value))
                     values.setdefault(key, value)
                     groups[key].add(example.group)
     return SeenValues(values, {key: frozenset(found) for key, found in groups.items()})
+
+
+def _said(context: Context) -> str:
+    parts: list[str] = []
+    for message in context.messages:
+        parts.append(message.content or "")
+        parts.extend(canonical(call.arguments).decode() for call in message.calls)
+    return "\n".join(parts)
+
+
+def _stands(value: str, text: str) -> bool:
+    """Whether the value stands in the text by itself, and not within a longer word or number."""
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None
 
 
 def rows(

@@ -14,6 +14,7 @@ from distill.errors import ConfigError, DatasetError
 from distill.pipeline.train import train_router
 from distill.progress import silent
 from distill.routers import load_router, pretrained
+from distill.routers.arguments import reading
 from distill.routers.pointers import Missing
 from distill.runs import RunDir, read_json
 from distill.training import Parts, train
@@ -119,6 +120,22 @@ def test_values_of_several_groups_that_stand_nowhere_become_options(setup):
     assert seen.constants() == {"set_mode": {"mode": ["night"]}}
     assert seen.constants(without="a") == {}, "as it would be, had `a` not been seen"
     assert seen.constants(without="c") == seen.constants()
+
+
+def test_a_value_that_the_evidence_leaves_out_is_no_option(setup):
+    """It stands among too many search results to be read, and is nothing to learn by heart."""
+    results = "\n".join(f"event {n} of a long list of events that were found" for n in range(200))
+    given = []
+    for group in ("a", "b"):
+        example = asking(group, "the first one please", mode="0100")
+        found = Message("tool", f"{results}\nnumber 0100 of another kind\n{results}", call_id="c0")
+        asked = Message("assistant", None, (call("find"),))
+        messages = (asked, found, *example.context.messages)
+        given.append(replace(example, context=replace(example.context, messages=messages)))
+        assert "0100" not in reading(given[-1].context, MODE, {}, *setup).text
+    assert seen_values(given, *setup).constants() == {}
+    shorter = [asking(group, "number 10100, please", mode="0100") for group in ("a", "b")]
+    assert seen_values(shorter, *setup).constants() == {"set_mode": {"mode": ["0100"]}}
 
 
 def test_rows_say_where_the_values_are(setup):
