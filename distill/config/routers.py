@@ -106,9 +106,6 @@ class EncoderConfig(Config):
     arguments: Literal["none", "extract"] = "none"
     """`extract`: a second encoder fills the arguments of the chosen tools from what stands in the
     context (`distill.routers.arguments`)."""
-    argument_model: str | None = None
-    """Where that second encoder starts: null, at `model` with a fresh head; a run or router folder,
-    where that one's filler ended, which has learned to read other tools' parameters."""
     argument_tokens: int = Field(320, ge=64)
     """Tokens read to fill a call: the tool's parameters in words, then passages of the context."""
     argument_train: TrainConfig = TrainConfig(

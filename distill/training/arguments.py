@@ -24,9 +24,7 @@ from distill.chat import canonical
 from distill.config import EncoderConfig
 from distill.errors import DatasetError, ModelError
 from distill.routers import pretrained
-from distill.routers.arguments import FOLDER, ArgumentFiller, FillingRouter, reading
-from distill.routers.folder import RouterFile
-from distill.routers.load import router_folder
+from distill.routers.arguments import ArgumentFiller, FillingRouter, reading
 from distill.routers.pointers import Missing, PointerReader, padded
 from distill.routers.slots import OPTION_CHARS, Constants, option_text
 from distill.runs import RunDir
@@ -151,13 +149,21 @@ def with_arguments(trained: Trained, config: EncoderConfig, job: Job) -> Trained
     Raises:
         DatasetError: no call of training or validation has arguments that can be learned.
         ModelError: the base model's tokenizer does not know its tokens' characters.
-        RouterError: `argument_model` is no router that fills arguments, or is damaged.
         ConfigError: `argument_tokens` is more than the base model reads.
     """
     # Anew, so that the filler does not depend on how the tools were learned, or when.
     set_seed(job.seed)
     job = replace(job, run=RunDir(job.run.path, "arguments"))
-    tokenizer, reader = _start(config)
+    base = pretrained.resolve(config.model, config.revision)
+    tokenizer = pretrained.load_tokenizer(base)
+    if not tokenizer.is_fast:
+        raise ModelError(
+            config.model,
+            "its tokenizer does not know its tokens' characters",
+            "use another encoder",
+        )
+    encoder = pretrained.load_encoder(base)
+    require_fit(encoder, tokenizer, config, "argument_tokens")
     log = RunLog(job, config.argument_train)
     # Each example once: its copies would cost their time again and show no other words.
     examples, _ = distinct(job.parts.train)
@@ -177,7 +183,7 @@ def with_arguments(trained: Trained, config: EncoderConfig, job: Job) -> Trained
         )
     evaluated = list(chain.from_iterable(validation))
     loop.require_validation(evaluated)
-    lora = adapted_encoder(reader, config.lora)
+    lora = adapted_encoder(PointerReader(encoder), config.lora)
     trainable = count(lora, trainable=True)
     trainer = loop.trainer_class(Trainer, _figures)(
         model=lora,
@@ -197,35 +203,13 @@ def with_arguments(trained: Trained, config: EncoderConfig, job: Job) -> Trained
     best: Any = loop.fit(trainer, job.run)
     assert isinstance(best, PeftModel)
     merged: Any = best.merge_and_unload()
-    # As with the tools' base: where the filler began lies on this machine alone.
-    file: RouterFile = cast(Any, trained.router).file
-    settings = cast(EncoderConfig, file.config).model_copy(update={"argument_model": None})
-    filler = ArgumentFiller(settings, tokenizer, merged.cpu(), constants)
+    filler = ArgumentFiller(config, tokenizer, merged.cpu(), constants)
     return Trained(
-        FillingRouter(trained.router, filler, replace(file, config=settings)),
+        FillingRouter(trained.router, filler, cast(Any, trained.router).file),
         trained.parameters + count(merged),
         trained.trainable_parameters + trainable,
         trained.seconds + log.seconds,
     )
-
-
-def _start(config: EncoderConfig) -> tuple[PreTrainedTokenizerBase, PointerReader]:
-    """What is trained: another filler, or the config's base with a fresh head."""
-    if config.argument_model is not None:
-        other = ArgumentFiller.load(router_folder(config.argument_model) / FOLDER, config)
-        require_fit(other.model.encoder, other.tokenizer, config, "argument_tokens")
-        return other.tokenizer, other.model
-    base = pretrained.resolve(config.model, config.revision)
-    tokenizer = pretrained.load_tokenizer(base)
-    if not tokenizer.is_fast:
-        raise ModelError(
-            config.model,
-            "its tokenizer does not know its tokens' characters",
-            "use another encoder",
-        )
-    encoder = pretrained.load_encoder(base)
-    require_fit(encoder, tokenizer, config, "argument_tokens")
-    return tokenizer, PointerReader(encoder)
 
 
 def _collator(pad: int) -> Any:

@@ -10,7 +10,7 @@ import torch
 from small_shop import PARTS, ask, call, filling, job, job_values, losses, write_traces
 
 from distill.config import EncoderConfig, RunConfig
-from distill.errors import ConfigError, DatasetError, RouterError
+from distill.errors import ConfigError, DatasetError
 from distill.pipeline.train import train_router
 from distill.progress import silent
 from distill.routers import load_router, pretrained
@@ -63,34 +63,6 @@ def test_the_tools_are_chosen_as_without_a_filler(config_of, unbroken):
     plain, filled = unbroken("encoder")[0], unbroken("filling")[0]
     expected, found = plain.model.state_dict(), filled.tools.model.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def test_a_filler_starts_where_another_ended(config_of, trained, tmp_path):
-    """With no step worth the name it fills as the other does, whose folder may then go."""
-    other = trained("filling")
-    plain, still = config_of("filling"), {"learning_rate": 1e-12}
-    train_still = plain.argument_train.model_copy(update=still)
-    config = plain.model_copy(
-        update={
-            "argument_model": str(other.run),
-            "argument_train": train_still,
-            "head_learning_rate": 1e-12,
-        }
-    )
-    begun = train(config, job(tmp_path / "run")).router
-    expected, found = other.router.filler.model.state_dict(), begun.filler.model.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
-    begun.save(tmp_path / "saved")
-    assert str(other.run) not in (tmp_path / "saved" / "router.json").read_text()
-
-
-def test_a_filler_cannot_start_at_a_router_without_one(config_of, trained, tmp_path):
-    config = config_of("filling", epochs=1)
-    for folder in (trained("encoder").run, tmp_path / "nothing"):
-        at = config.model_copy(update={"argument_model": str(folder)})
-        with pytest.raises(RouterError, match=r"arguments.*missing"):
-            train(at, job(tmp_path / folder.name))
 
 
 def test_losses_follow_the_golden_curve(unbroken):
