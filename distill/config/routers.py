@@ -107,7 +107,8 @@ class EncoderConfig(Config):
     """`extract`: a second encoder fills the arguments of the chosen tools from what stands in the
     context (`distill.routers.arguments`)."""
     argument_tokens: int = Field(320, ge=64)
-    """Tokens read to fill a call: the tool's parameters in words, then passages of the context."""
+    """Tokens read to fill a call: the tool's parameters in words, then passages of the context. 320
+    hold a request, 512 some search results, too."""
     argument_train: TrainConfig = TrainConfig(
         epochs=12, batch_size=8, micro_batch=8, learning_rate=2e-4
     )
