@@ -1,10 +1,9 @@
 """A tool's parameters as questions, and values as they stand in text: the words side of filling.
 
 A **slot** is one parameter to fill. The question of a tool names its slots a line each, with the
-options that a slot's value may be chosen from (what the schema lists, what its description quotes,
-and what the teacher gives unasked); every other value is a stretch of the evidence, read back by
-the parameter's type. What no single stretch or option can be (objects, nested lists, alternatives,
-references) is a slot that cannot be filled.
+options that a slot's value may be chosen from; every other value is a stretch of the evidence,
+read back by the parameter's type. What no single stretch or option can be (objects, nested lists,
+alternatives, references) is a slot that cannot be filled.
 
 This module knows nothing of tokenizers or models: places are characters.
 """
@@ -37,7 +36,6 @@ OPTION_CHARS = 60
 _OCCURRENCES = 32
 _SCALARS = (str, int, float, bool)
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
-_QUOTED = re.compile(r"""(?<!\w)(["'`])([^"'`\n]{2,60})\1(?!\w)""")
 _NUMBER = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,15})?")
 
 
@@ -151,11 +149,7 @@ def _slot(name: str, schema: Any, required: bool, constants: Sequence[Any]) -> S
     choices = _choices(item)
     if choices is None and kind not in ("string", "integer", "number"):
         return Slot(name, description, None, False, required, ())
-    named = choices if choices is not None else _quoted(description) if kind == "string" else []
-    options: list[Any] = [[c] if listed else c for c in named]
-    if choices is None:
-        known = {canonical(option) for option in options}
-        options += [c for c in constants if canonical(c) not in known]
+    options = [[c] if listed else c for c in choices or ()] or list(constants)
     return Slot(
         name,
         description,
@@ -177,15 +171,6 @@ def _choices(schema: Mapping[str, Any]) -> list[Any] | None:
     else:
         return None
     return [value for value in values if isinstance(value, _SCALARS) and value != ""]
-
-
-def _quoted(description: str) -> list[str]:
-    """The values that a description lists in quotes: `Can be "bar", "line" or "histogram"`.
-
-    One alone is more often a format or an example.
-    """
-    found = dict.fromkeys(match[2] for match in _QUOTED.finditer(description))
-    return list(found) if len(found) > 1 else []
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:

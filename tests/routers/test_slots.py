@@ -25,31 +25,6 @@ def found_values(made: Slot, value: object, text: str) -> list[object]:
     return [made.read(text, *span) for span in made.find(value, text)]
 
 
-@pytest.mark.parametrize(
-    ("description", "options"),
-    [
-        ('Can be "bar", "line" or "bar"', ("bar", "line")),
-        ("one of `in progress` and 'done'", ("in progress", "done")),
-        ('Format: "YYYY-MM-DD"', ()),
-        ("the customer's name, or the order's", ()),
-        (f'"{"long" * 30}", "short"', ()),
-    ],
-)
-def test_values_that_a_description_lists_in_quotes_are_options(description, options):
-    made = slot({"type": "string", "description": description})
-    assert made.options == options
-    assert made.kind == "string", "and any other value may be copied"
-
-
-def test_what_the_description_quotes_comes_before_what_the_teacher_gives():
-    described = {"type": "string", "description": 'Like "low" or "high".'}
-    assert slot(described, it=["high", "off"]).options == ("low", "high", "off")
-    assert slot(described | {"enum": ["a", "b"]}, it=["c"]).options == ("a", "b")
-    assert slot(described | {"type": "integer"}, it=[7]).options == (7,)
-    listed = {"type": "array", "items": described}
-    assert slot(listed, it=[["off"]]).options == (["low"], ["high"], ["off"])
-
-
 @given(plain, st.text(max_size=10), st.text(max_size=10))
 def test_a_string_copied_into_a_text_is_read_back(value: str, before: str, after: str):
     found = found_values(slot({"type": "string"}), value, f"{before} {value} {after}")
