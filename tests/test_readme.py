@@ -120,7 +120,7 @@ def test_the_quick_start_runs_its_job(tmp_path: Path) -> None:
         env=os.environ | {"DISTILL_VENV": sys.prefix},
         capture_output=True,
         text=True,
-        timeout=800,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -122,7 +122,11 @@ def _said(context: Context) -> str:
 
 
 def _stands(value: str, text: str) -> bool:
-    """Whether the value stands in the text by itself, and not within a longer word or number."""
+    """Whether the value stands in the text by itself, and not within a longer word or number.
+
+    As it is written: `distill.mentions` would also take `total visits` for `total_visits`, which
+    the teacher knows and the text does not show.
+    """
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None
 
 
