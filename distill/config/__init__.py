@@ -11,6 +11,8 @@
     policy      which calls are taken locally
     prices      what tokens cost
     run         a job: all of these that it needs
+    serve       a gateway: the router, the LLM behind it, the rules between them
+    address     http addresses without secrets
     faults      what is wrong with a config, in words
     load        files and overrides -> configs
 
@@ -25,7 +27,15 @@ from distill.config.data import DataConfig, SplitConfig
 from distill.config.endpoint import EndpointConfig
 from distill.config.evaluation import EvaluationConfig, RiskConfig
 from distill.config.histories import ArmName, HistoriesConfig
-from distill.config.load import dump, load, load_endpoint, load_policy, load_prices, parse
+from distill.config.load import (
+    dump,
+    load,
+    load_endpoint,
+    load_policy,
+    load_prices,
+    load_serve,
+    parse,
+)
 from distill.config.policy import PolicyConfig
 from distill.config.prices import PriceConfig, PricesConfig
 from distill.config.render import RenderConfig
@@ -46,23 +56,39 @@ from distill.config.routers import (
     TfidfConfig,
 )
 from distill.config.run import RunConfig
+from distill.config.serve import (
+    AccessConfig,
+    ClientConfig,
+    EngineConfig,
+    LimitsConfig,
+    RollbackConfig,
+    RolloutConfig,
+    ServeConfig,
+    StoreConfig,
+    TelemetryConfig,
+    UpstreamConfig,
+)
 from distill.config.training import LoraConfig, TrainConfig
 
 __all__ = [
+    "AccessConfig",
     "AnyRouterConfig",
     "ArmName",
     "AssembledConfig",
     "AttentionConfig",
     "CascadeConfig",
+    "ClientConfig",
     "Config",
     "DataConfig",
     "DecoderConfig",
     "EncoderConfig",
     "EndpointConfig",
+    "EngineConfig",
     "EnsembleConfig",
     "EvaluationConfig",
     "HistoriesConfig",
     "LearnedConfig",
+    "LimitsConfig",
     "LoraConfig",
     "MajorityConfig",
     "MatchConfig",
@@ -72,16 +98,23 @@ __all__ = [
     "RenderConfig",
     "RiskConfig",
     "RnnConfig",
+    "RollbackConfig",
+    "RolloutConfig",
     "RouterConfig",
     "RunConfig",
     "ScratchConfig",
+    "ServeConfig",
     "SplitConfig",
+    "StoreConfig",
+    "TelemetryConfig",
     "TfidfConfig",
     "TrainConfig",
+    "UpstreamConfig",
     "dump",
     "load",
     "load_endpoint",
     "load_policy",
     "load_prices",
+    "load_serve",
     "parse",
 ]

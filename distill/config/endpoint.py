@@ -2,11 +2,10 @@
 
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
+from distill.config.address import check_address
 from distill.config.base import Config
 
 
@@ -54,10 +53,4 @@ class EndpointConfig(Config):
     @field_validator("base_url")
     @classmethod
     def _is_an_address_without_secrets(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if "@" in value or parts.query or parts.fragment:
-            # Of a type of its own, so that the value is not repeated.
-            raise PydanticCustomError("secret", "holds more than an address")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("not an http or https address")
-        return value.rstrip("/")
+        return check_address(value)

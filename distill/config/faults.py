@@ -38,7 +38,7 @@ def explain(error: ValidationError, place: object, kind: type[Config]) -> Config
         unknown = f"{path}.kind: unknown kind {fault['ctx']['tag']!r}"
         return ConfigError(place, unknown, f"one of: {', '.join(_ROUTER_KINDS)}")
     if fault["type"] == "secret":
-        cure = "leave that out; a key belongs into the environment (key_env)"
+        cure = "leave that out; a secret belongs into the environment (key_env, url_env)"
         return ConfigError(place, f"{path}: {fault['msg']}", cure)
     message = fault["msg"].removeprefix("Value error, ")
     return ConfigError(place, f"{path}: {message}", f"got {fault['input']!r}"[:300])

@@ -13,6 +13,7 @@ from distill.config.faults import explain
 from distill.config.policy import PolicyConfig
 from distill.config.prices import PricesConfig
 from distill.config.run import RunConfig
+from distill.config.serve import ServeConfig
 from distill.errors import ConfigError
 
 C = TypeVar("C", bound=Config)
@@ -39,6 +40,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file is missing, not YAML, or has unknown keys or bad values.
     """
     return parse(_read(path, "see configs/run/"), path, RunConfig, overrides)
+
+
+def load_serve(path: Path, overrides: Sequence[str] = ()) -> ServeConfig:
+    """Read a gateway's config and apply overrides; errors as `load`."""
+    return parse(_read(path, "see configs/serve/"), path, ServeConfig, overrides)
 
 
 def load_prices(path: Path) -> PricesConfig:
