@@ -188,6 +188,7 @@ class ServeConfig(Config):
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: int = Field(8010, ge=1, le=65535)
+    """And the port."""
     workers: int = Field(1, ge=1, le=64)
     """Gateway processes on the port; several need PostgreSQL as their store."""
     policy: PolicyConfig = PolicyConfig()

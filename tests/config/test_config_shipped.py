@@ -38,6 +38,11 @@ def test_shipped_endpoints_load(path: Path):
     assert configs.load_endpoint(path).base_url.endswith("/v1")
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/serve").glob("*.yaml")))
+def test_shipped_gateways_begin_in_shadow(path: Path):
+    assert configs.load_serve(path).rollout.mode == "shadow"
+
+
 def test_the_shipped_table_of_prices_is_of_examples():
     table = configs.load_prices(ROOT / "configs/prices.yaml")
     assert table.models
