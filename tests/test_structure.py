@@ -15,7 +15,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = [
     *("types", "errors", "disk", "progress", "chat", "schemas", "mentions", "config", "runs"),
-    *("render", "history", "environment", "traces", "sample", "dataset", "endpoint", "routers"),
+    *(
+        "render",
+        "history",
+        "environment",
+        "store",
+        "traces",
+        "sample",
+        "dataset",
+        "endpoint",
+        "routers",
+    ),
     *("policy", "training", "evaluation", "workflow", "serving", "integrations", "hub", "pipeline"),
     *("display", "cli"),
 ]

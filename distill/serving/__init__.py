@@ -1,0 +1,12 @@
+"""The gateway: an OpenAI-compatible door that answers what the router is sure of.
+
+    wire        the API's JSON <-> contexts and decisions; which requests may be decided locally
+    chooser     the router in a thread of its own, in batches, within a time
+    rollout     how much is decided locally: modes, sessions, budget, the way back to shadow
+    upstream    bytes to the large LLM and back, untouched
+    access      who may ask
+    exchange    one request, from its body to its record
+    gateway     the app: routes, and nothing else
+
+Whatever is not decided locally passes through unchanged. Everything here needs the extra `serve`.
+"""
