@@ -1,79 +1,30 @@
 """What a client of the gateway sees, over real sockets: local answers, and bytes that pass."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
-import httpx
-import openai
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stands import DONE, FIRST, HELLO, Stand, post
 from wires import (
     REPLIES,
-    Memory,
-    RawUpstream,
-    Says,
     Sent,
     Wire,
-    answer_of,
     body,
     calls,
     events,
     http,
-    listening,
-    serve_config,
 )
 
 from distill.chat import parse_messages
 from distill.history import synthetic
 from distill.serving.access import key_hash
-from distill.serving.gateway import Gateway
-from distill.types import Context, Decision, Message, ToolCall
-
-HELLO = answer_of(Message("assistant", "Hello."))
-
-
-class Stand:
-    """A gateway before an upstream, and all that a test wants to look at."""
-
-    said: Wire
-    client: httpx.Client
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-
-    def __call__(
-        self,
-        said: Wire | Callable[[Sent], Wire],
-        decided: Decision | Callable[[Context], Decision] = REPLIES,
-        **changes: Any,
-    ) -> httpx.Client:
-        answer = said if callable(said) else lambda sent: said
-        self.router = Says(decided if callable(decided) else lambda context: decided)
-        self.upstream = self._stack.enter_context(RawUpstream(answer))
-        self.store = Memory()
-        self.gateway = Gateway(
-            serve_config(self.upstream.url, **changes),
-            router=self.router,
-            thresholds=(),
-            store=self.store,
-        )
-        self.url = self._stack.enter_context(listening(self.gateway))
-        client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
-        return self._stack.enter_context(client)
-
-    def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="k", max_retries=0)
-
-
-@pytest.fixture
-def stand() -> Iterator[Stand]:
-    with ExitStack() as stack:
-        yield Stand(stack)
+from distill.types import Decision, ToolCall
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +34,6 @@ def shared() -> Iterator[Stand]:
         stand = Stand(stack)
         stand.client = stand(lambda sent: stand.said)
         yield stand
-
-
-def post(client: httpx.Client, value: dict[str, Any], **headers: str) -> httpx.Response:
-    return client.post("/v1/chat/completions", content=orjson.dumps(value), headers=headers)
 
 
 def test_a_local_call_reaches_the_openai_client_as_an_llms(stand):
@@ -191,12 +138,6 @@ def test_a_stream_passes_event_by_event_before_it_ends(stand):
         go.set()
         assert b"".join(pieces) == DONE
     assert stand.store.last().response["choices"][0]["message"]["content"] == "Hel"
-
-
-FIRST = (
-    b'data: {"id":"x","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":"stop"}]}\n\n'
-)
-DONE = b"data: [DONE]\n\n"
 
 
 @given(st.lists(st.integers(1, 200), max_size=8))
