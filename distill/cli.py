@@ -347,6 +347,35 @@ def export(
 
 
 @app.command()
+def serve(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A gateway's config (YAML).")],
+    overrides: Overrides = None,
+) -> None:
+    """Answer an OpenAI client: locally what the router is sure of, else through the large LLM.
+
+    Point the client's `base_url` at it. SIGHUP reads the config again, SIGTERM ends it.
+
+    Example: `distill serve configs/serve/orderdesk.yaml rollout.mode=on`
+    """
+    from distill.serving.process import serve as run_gateway  # noqa: PLC0415
+
+    run_gateway(config, overrides or ())
+
+
+@app.command()
+def key() -> None:
+    """Make an API key for the gateway: the key for its user, its hash for the config.
+
+    Example: `distill key`
+    """
+    from distill.serving.access import new_key  # noqa: PLC0415
+
+    secret, digest = new_key()
+    _say(f"key     {secret}")
+    _say(f"sha256  {digest}")
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="An evaluated run directory.")],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name on the hub.")],

@@ -5,8 +5,19 @@
     rollout     how much is decided locally: modes, sessions, budget, the way back to shadow
     upstream    bytes to the large LLM and back, untouched
     access      who may ask
-    exchange    one request, from its body to its record
-    gateway     the app: routes, and nothing else
+    answering   one request, from its body to its record
+    attended    a response that ends when its client leaves
+    gateway     the app: routes, and what they share
+    process     the processes that `distill serve` starts
 
 Whatever is not decided locally passes through unchanged. Everything here needs the extra `serve`.
 """
+
+from distill.errors import MissingExtraError
+
+try:
+    import fastapi  # noqa: F401
+    import sqlalchemy  # noqa: F401
+    import uvicorn  # noqa: F401
+except ImportError:
+    raise MissingExtraError("serve", "the gateway") from None

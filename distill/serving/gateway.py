@@ -15,7 +15,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -235,13 +235,17 @@ class RolloutState(BaseModel):
     configured: Mode
 
 
-def create_app(gateway: Gateway) -> FastAPI:
-    """The app of one process; it closes the gateway when it ends."""
+Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> FastAPI:
+    """The app of one process; it closes the gateway when it ends, and `around` after that."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await gateway.close()
+        async with around(app):
+            yield
+            await gateway.close()
 
     app = FastAPI(title="distill gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_exception_handler(HTTPException, _told)  # type: ignore[arg-type]
