@@ -77,7 +77,3 @@ class MissingExtraError(InputError):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, ...]]:  # type: ignore[override]
         return type(self), (self.extra, self.needed_for)
-
-
-class StoreError(DistillError):
-    """A record could not be kept."""

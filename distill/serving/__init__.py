@@ -3,6 +3,7 @@
     wire        the API's JSON <-> contexts and decisions; which requests may be decided locally
     chooser     the router in a thread of its own, in batches, within a time
     rollout     how much is decided locally: modes, sessions, budget, the way back to shadow
+    shared      the mode as all processes share it
     upstream    bytes to the large LLM and back, untouched
     access      who may ask
     answering   one request, from its body to its record

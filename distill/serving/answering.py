@@ -12,7 +12,7 @@ says what happens. An answer that breaks off is passed on as one that breaks off
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -30,14 +30,13 @@ from distill.serving.chooser import Chooser, ChooserError
 from distill.serving.rollout import Plan, Rollout
 from distill.serving.upstream import Headers, Upstream, UpstreamError, inward
 from distill.serving.wire import Obstacle, Request
-from distill.store.record import Record
+from distill.store.record import TOOLS_LEFT_OUT, Record
 from distill.traces.stream import assembled
 from distill.types import Decision, Usage
 
 NOT_ASKED = "router not asked"
 """The reason of a record in mode `off`."""
 OVER_BUDGET = "over the budget"
-TOOLS_LEFT_OUT = "reply, asked for without tools"
 
 
 class Keeper(Protocol):
@@ -47,7 +46,7 @@ class Keeper(Protocol):
         """Returns once the record is kept, and raises StoreError otherwise."""
 
     def healthy(self) -> bool:
-        """Whether a record can be kept, as far as is known."""
+        """Whether a record can be kept, as far as is known; returns at once."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,8 @@ class Answering:
         asked = asyncio.ensure_future(asking)
         await asyncio.sleep(0)  # what is known already is known now
         content = incoming.content
-        if plan.answer and self._needs_no_tools(asked):
+        left_out = plan.answer and self._needs_no_tools(asked)
+        if left_out:
             content = wire.without_tools(incoming.request)
         start = time.perf_counter()
         relay = _Relay(incoming, send, self.config.upstream.max_answer_bytes)
@@ -194,6 +194,8 @@ class Answering:
             self._background.add(task)
             task.add_done_callback(self._background.discard)
             raise
+        if left_out:
+            known = replace(known, reason=TOOLS_LEFT_OUT)
         agreed = None
         if known.taken and had.answer is not None and had.answer.decision is not None:
             assert known.decision is not None

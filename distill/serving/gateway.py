@@ -15,9 +15,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import httpx
 from fastapi import FastAPI, Request
@@ -29,7 +29,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from distill.config import ServeConfig
-from distill.errors import InputError
+from distill.errors import InputError, StoreError
 from distill.policy import Policy
 from distill.routers.confidence import Threshold
 from distill.serving import wire
@@ -38,6 +38,7 @@ from distill.serving.answering import Answering, Incoming, Keeper, answer_json
 from distill.serving.attended import Attended
 from distill.serving.chooser import Chooser
 from distill.serving.rollout import Mode, Rollout
+from distill.serving.shared import Settings, SharedMode
 from distill.serving.upstream import PREFIX, Headers, Upstream, UpstreamError, inward
 from distill.serving.wire import LimitError
 from distill.store.record import Record
@@ -50,6 +51,10 @@ SESSION = "x-session-id"
 """The header under which a client may name its conversation, for the sake of `canary`."""
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class KeepsAll(Keeper, Settings, Protocol):
+    """What a gateway asks of its store: `distill.store.Store`."""
 
 
 class Gateway:
@@ -75,7 +80,7 @@ class Gateway:
         *,
         router: Router,
         thresholds: tuple[Threshold, ...],
-        store: Keeper,
+        store: KeepsAll,
         reload: Callable[[], ServeConfig] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         observe: Callable[[Record, bool], object] = lambda record, kept: None,
@@ -84,7 +89,10 @@ class Gateway:
         self.config, self.store = config, store
         self._thresholds, self._reload = thresholds, reload
         self.access = Access(config.access)
-        self.rollout = Rollout(config.rollout, on_rollback)
+        self.rollout = Rollout(config.rollout, self._fell_back)
+        self.mode = SharedMode(self.rollout, store)
+        self._on_rollback = on_rollback
+        self._following: asyncio.Task[None] | None = None
         self.chooser = Chooser(router, config.limits.decide_s)
         self.upstream = Upstream(
             config.upstream, private=bool(config.access.clients), transport=transport
@@ -122,10 +130,22 @@ class Gateway:
         self.access = Access(config.access)
         return config
 
+    async def start(self) -> None:
+        """Go by the mode that other processes share, from now on."""
+        with suppress(StoreError):  # looked for again
+            await self.mode.look()
+        self._following = asyncio.create_task(self.mode.follow())
+
     async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
         self.chooser.close()
         await self.answering.drained()
         await self.upstream.close()
+
+    def _fell_back(self, reason: str) -> None:
+        self.mode.fell_back()
+        self._on_rollback(reason)
 
     async def chat(self, request: Request) -> Response:
         """Answer a chat-completions request."""
@@ -244,6 +264,7 @@ def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with around(app):
+            await gateway.start()
             yield
             await gateway.close()
 
@@ -290,9 +311,12 @@ def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> 
 
     @app.put("/admin/rollout", responses=_OF_ADMINS)
     async def switch(request: Request, change: RolloutChange) -> RolloutState:
-        """Switch the mode."""
+        """Switch the mode, of all processes; it holds until the config's own mode changes."""
         admin(request)
-        gateway.rollout.switch(change.mode)
+        try:
+            await gateway.mode.switch(change.mode)
+        except StoreError as error:
+            raise HTTPException(503, str(error), {"retry-after": "1"}) from None
         return state()
 
     @app.post("/admin/reload", responses=_OF_ADMINS)
@@ -352,7 +376,7 @@ _STATUSES = {
     504: "The upstream was too late.",
 }
 _RESPONSES = _described(400, 401, 408, 413, 502, 503, 504)
-_OF_ADMINS = _described(400, 401, 422)
+_OF_ADMINS = _described(400, 401, 422, 503)
 _COMPLETION = {
     "requestBody": {
         "required": True,

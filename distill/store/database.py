@@ -39,7 +39,7 @@ from sqlalchemy.exc import (
 
 from distill.config import StoreConfig
 from distill.errors import ConfigError, StoreError
-from distill.store.rows import Base, RecordRow
+from distill.store.rows import Base, RecordRow, SettingRow
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,13 @@ class Database:
         """Add rows; one whose id is there is left out."""
         dialect = sqlite if self._path is not None else postgresql
         connection.execute(dialect.insert(RecordRow).on_conflict_do_nothing(), rows)
+
+    def put_setting(self, connection: Connection, name: str, value: str) -> None:
+        """Add a setting, or change it."""
+        dialect = sqlite if self._path is not None else postgresql
+        row = {"name": name, "value": value}
+        added = dialect.insert(SettingRow).values(row)
+        connection.execute(added.on_conflict_do_update(index_elements=["name"], set_=row))
 
     def close(self) -> None:
         self.engine.dispose()

@@ -24,7 +24,16 @@ _MODEL_CHARS = 200
 
 
 class Base(DeclarativeBase):
-    """Of the one table."""
+    """Of the tables."""
+
+
+class SettingRow(Base):
+    """What all processes of a gateway share besides records: a name and its value."""
+
+    __tablename__ = "distill_settings"
+
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
 
 
 class RecordRow(Base):

@@ -12,7 +12,7 @@ from distill.store.database import Database, address, told
 from distill.store.reading import Reader
 from distill.store.record import Record
 from distill.store.redact import Redaction
-from distill.store.rows import RecordRow, to_instant, to_row
+from distill.store.rows import RecordRow, SettingRow, to_instant, to_row
 from distill.store.writer import Writer
 
 _DELETED_AT_ONCE = 200  # so that records that are put wait for no long deletion
@@ -57,6 +57,17 @@ class Store(Reader):
         change = update(RecordRow).where(RecordRow.id == id).values(accepted=accepted)
         with told(), self._database.begin() as connection:
             return connection.execute(change).rowcount == 1
+
+    def setting(self, name: str) -> str | None:
+        """What `set_setting` of any process stored last; None: nothing."""
+        query = select(SettingRow.value).where(SettingRow.name == name)
+        with told(), self._database.connect() as connection:
+            return connection.scalar(query)
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Store a value for all processes, in place of the one before."""
+        with told(), self._database.begin() as connection:
+            self._database.put_setting(connection, name, value)
 
     def prune(self, now: datetime) -> int:
         """Delete records older than `keep_days`, but none that a person accepted; how many."""

@@ -265,6 +265,7 @@ def test_a_sure_reply_may_be_asked_for_without_tools(stand):
     post(client, body(temperature=0.5, tool_choice="auto", parallel_tool_calls=True))
     sent = orjson.loads(stand.upstream.requests[0].body)
     assert sent == {"model": "large", "messages": body()["messages"], "temperature": 0.5}
+    assert stand.store.last().reason == "reply, asked for without tools"
 
 
 def test_an_unsure_reply_is_asked_for_with_its_tools(stand):

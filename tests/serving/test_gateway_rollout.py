@@ -1,5 +1,7 @@
 """Modes as a client and an admin see them: shadow, canary, budget, rollback, reload."""
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ from stands import HELLO, post
 from wires import REPLIES, answer_of, body, calls, http, serve_config
 
 from distill.serving.access import key_hash
+from distill.serving.gateway import Gateway
 from distill.types import Message, ToolCall
 
 SURE = calls("get_order", order=7)
@@ -112,6 +115,46 @@ def test_an_admin_switches_the_mode_at_run_time(stand):
     said = client.put("/admin/rollout", json={"mode": "off"}, headers=ADMIN)
     assert said.json() == {"mode": "off", "configured": "on"}
     assert by(post(client, body())) == "upstream"
+
+
+def test_a_mode_is_shared_by_all_processes_and_outlives_them(stand):
+    """Until the config's own mode is another one."""
+    client = stand(http(HELLO), SURE, access=ACCESS)
+    config = stand.gateway.config
+
+    def another(mode: str) -> Gateway:
+        rollout = config.rollout.model_copy(update={"mode": mode})
+        changed = config.model_copy(update={"rollout": rollout})
+        return Gateway(changed, router=stand.router, thresholds=(), store=stand.store)
+
+    running = another("on")
+    client.put("/admin/rollout", json={"mode": "off"}, headers=ADMIN)
+    asyncio.run(running.mode.look())
+    later, changed = another("on"), another("canary")
+    for gateway in (later, changed):
+        asyncio.run(gateway.mode.look())
+    modes = [gateway.rollout.mode for gateway in (running, later, changed)]
+    assert modes == ["off", "off", "canary"]
+
+
+def test_a_rollback_is_shared_too(stand):
+    rollback = {"window": 10, "least": 5, "agreement": 0.8}
+    client = stand(http(OTHER), SURE, rollout={"mode": "on", "compare": 1.0, "rollback": rollback})
+    for _ in range(5):
+        post(client, body())
+    end = time.monotonic() + 20
+    while not stand.store.settings:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert '"mode":"shadow"' in stand.store.settings["rollout.mode"]
+
+
+def test_a_switch_that_cannot_be_stored_is_none(stand):
+    client = stand(http(HELLO), SURE, access=ACCESS)
+    stand.store.broken = True
+    answer = client.put("/admin/rollout", json={"mode": "off"}, headers=ADMIN)
+    assert answer.status_code == 503
+    assert stand.gateway.rollout.mode == "on"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import orjson
 import uvicorn
 
 from distill.config import ServeConfig
+from distill.errors import StoreError
 from distill.serving.gateway import Gateway, create_app
 from distill.store.record import Record
 from distill.types import Context, Decision, Message, ToolCall
@@ -175,10 +176,17 @@ class Memory:
 
     kept: list[Record] = field(default_factory=list)
     broken: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def setting(self, name: str) -> str | None:
+        return self.settings.get(name)
+
+    def set_setting(self, name: str, value: str) -> None:
+        if self.broken:
+            raise StoreError("the disk is full")
+        self.settings[name] = value
 
     async def put(self, record: Record) -> None:
-        from distill.errors import StoreError  # noqa: PLC0415
-
         if self.broken:
             raise StoreError("the disk is full")
         self.kept.append(record)
