@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 
 from distill import config as configs
 from distill.config import ServeConfig
+from distill.endpoint.key import key_of
 from distill.errors import ConfigError, InputError, StoreError
 from distill.policy import Policy
 from distill.routers.folder import read_router_file
@@ -63,7 +65,16 @@ def check(config: ServeConfig) -> None:
         raise ConfigError(
             "policy", "the router has no promises", "calibrate it, or set policy.threshold"
         )
+    key_of(config.upstream.key_env)
     Store(config.store).close()
+    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            place = f"{config.host}:{config.port}"
+            fault = f"cannot be listened on ({error.strerror})"
+            raise ConfigError(place, fault, "name another port, e.g. port=8020") from None
 
 
 def app() -> FastAPI:
