@@ -56,7 +56,7 @@ def taught_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_models import save_llama, teach  # noqa: PLC0415
 
     from distill.routers import pretrained  # noqa: PLC0415
-    from distill.routers.decoder import PromptFormat  # noqa: PLC0415
+    from distill.routers.decoding import PromptFormat  # noqa: PLC0415
     from distill.training.sft import row  # noqa: PLC0415
 
     folder = save_llama(tmp_path_factory.mktemp("models") / "taught-llama")
