@@ -132,7 +132,8 @@ class _States(nn.Module):
         rows = _rows(ids, mask)
         found = _pool(self._engine, self._model, "token_embed", rows)
         width = len(found[0]) // len(rows[0])
-        if any(len(states) != len(row) * width for states, row in zip(found, rows, strict=True)):
+        fits = [len(states) == len(row) * width for states, row in zip(found, rows, strict=True)]
+        if width == 0 or not all(fits):
             raise EngineError(
                 self._engine.url, "answered with states of other tokens", "use a supported vLLM"
             )
