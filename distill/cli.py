@@ -37,7 +37,9 @@ _INTERRUPTED = 130
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A trace file or request log.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A trace file, a request log, or gateway://PATH.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the traces go.")],
     format: Annotated[  # noqa: A002
         str, typer.Option(help="auto, traces (canonical) or openai (request/response log).")
@@ -49,20 +51,25 @@ def import_(
     """Turn logs into canonical traces; what cannot be used goes to OUTPUT.rejected.jsonl.
 
     Example: `distill import requests.jsonl.gz -o traces.jsonl.zst --group-by session`
+
+    A gateway's records: `gateway://gateway.db`, or `gateway://env:VARIABLE` with the database's
+    address in VARIABLE. What its LLM answered teaches; what the router answered is context.
     """
-    from distill.traces import import_traces  # noqa: PLC0415
+    from distill.traces import GATEWAY, import_traces  # noqa: PLC0415
 
     if format not in ("auto", "traces", "openai"):
         raise ConfigError("--format", f"unknown format {format!r}", "use auto, traces or openai")
+    unit = "records" if source.startswith(GATEWAY) else "bytes"
     with Display(err) as display:
         counts = import_traces(
             source,
             output,
             format=format,  # type: ignore[arg-type]
             group_by=group_by,
-            progress=lambda done, size: display("importing, bytes", done, size),
+            progress=lambda done, size: display(f"importing, {unit}", done, size),
         )
-    _say(f"{counts.traces} traces from {counts.lines} lines in {output}")
+    lines = "records" if unit == "records" else "lines"
+    _say(f"{counts.traces} traces from {counts.lines} {lines} in {output}")
     for reason, count in [*counts.reasons.items(), *counts.notes.items()]:
         _say(f"  {count:>8}  {reason}")
 
@@ -344,6 +351,35 @@ def export(
     if file.thresholds:
         _show(promises(file.thresholds))
     _say(str(output))
+
+
+@app.command()
+def serve(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A gateway's config (YAML).")],
+    overrides: Overrides = None,
+) -> None:
+    """Answer an OpenAI client: locally what the router is sure of, else through the large LLM.
+
+    Point the client's `base_url` at it. SIGHUP reads the config again, SIGTERM ends it.
+
+    Example: `distill serve configs/serve/orderdesk.yaml rollout.mode=on`
+    """
+    from distill.serving.process import serve as run_gateway  # noqa: PLC0415
+
+    run_gateway(config, overrides or ())
+
+
+@app.command()
+def key() -> None:
+    """Make an API key for the gateway: the key for its user, its hash for the config.
+
+    Example: `distill key`
+    """
+    from distill.serving.access import new_key  # noqa: PLC0415
+
+    secret, digest = new_key()
+    _say(f"key     {secret}")
+    _say(f"sha256  {digest}")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The errors a user can meet, each one line: place, fault, cure.
 
     DistillError                 anything this package raises on purpose
+    ├── StoreError               the gateway's database did not do what was asked of it
     └── InputError (ValueError)  the user's input is at fault; the command line exits with 2
         ├── ConfigError          a config file, an override or a value in them
         ├── TraceError           a trace file that cannot be read, or one line of it
@@ -18,6 +19,10 @@ Our own faults are `assert`s: they exit with 1 and a traceback.
 
 class DistillError(Exception):
     """Base of every error this package raises on purpose."""
+
+
+class StoreError(DistillError):
+    """The gateway's database is locked, full, gone or too slow: a record could not be kept."""
 
 
 class InputError(DistillError, ValueError):

@@ -126,6 +126,13 @@ class Policy:
                     return Verdict(reason, call.name)
         return Verdict(Reason.TAKEN)
 
+    def sure_of_reply(self, decision: Decision) -> bool:
+        """Whether a reply is as certain as a call must be under the promise of all decisions."""
+        threshold = self._promises.get(None)
+        if decision.action != "reply" or decision.confidence is None or threshold is None:
+            return False
+        return decision.confidence >= threshold
+
     def require_known(self, tools: Iterable[str]) -> None:
         """Raise ConfigError where a rule is about a tool that is not among these.
 

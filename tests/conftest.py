@@ -4,16 +4,19 @@ Importing torch and transformers is left to the fixtures: most tests need neithe
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from distill.runs import RunDir
 from distill.types import Router
+
+if TYPE_CHECKING:
+    from postgres_server import Postgres
 
 # Tiny tensors only lose by being shared among threads; inherited by subprocesses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,6 +36,18 @@ class Saved:
     router: Router
     run: Path
     folder: Path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """A PostgreSQL server."""
+    from postgres_server import programs, server  # noqa: PLC0415
+
+    found = programs()
+    if found is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with server(found) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

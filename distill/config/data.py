@@ -31,7 +31,9 @@ class DataConfig(Config):
     """From traces to a dataset."""
 
     traces: str = "sample:orderdesk"
-    """A trace file (JSON lines, plain, .gz or .zst), or `sample:orderdesk`."""
+    """A trace file (JSON lines, plain, .gz or .zst), `sample:orderdesk`, or a gateway's records
+    (`gateway://gateway.db`, `gateway://env:VARIABLE`); a dataset is not built anew when these have
+    grown."""
     format: Literal["auto", "traces", "openai"] = "auto"
     """`traces`: the canonical format; `openai`: logged request/response pairs."""
     group_by: str | None = None

@@ -105,8 +105,9 @@ class StoreConfig(Config):
     """When a record cannot be written: `refuse` answers 503, so that whatever was answered is on
     record; `serve` answers all the same, and counts what was not recorded."""
     redact: list[str] = []
-    """Names of keys whose values are recorded as `"[redacted]"`, at any depth of a request or an
-    answer and within the JSON of calls' arguments and tools' results, e.g. `[email, password]`."""
+    """Names of keys, in whatever case, whose values are recorded as `"[redacted]"`, at any depth of
+    a request or an answer and within texts that are JSON, as calls' arguments and tools' results
+    are, e.g. `[email, password]`. Tools' names and definitions stay."""
     keep_days: float | None = Field(90, gt=0)
     """Records are deleted after so many days, those accepted for training apart; null: never."""
     wait_s: float = Field(5.0, gt=0)

@@ -1,7 +1,8 @@
 """What a dataset was made from, by content, so that a change of it is noticed.
 
 A trace file counts with the catalogues that its rows name (`tools_ref`), the embedded sample with
-the files that make it. Any other source is a name alone. What is in those files is not known here.
+the files that make it. Any other source, a gateway's records for one, is a name alone. What is in
+those files is not known here.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 
 from distill import sample
+from distill.traces import GATEWAY
 from distill.traces.files import read_lines
 
 SAMPLE = "sample:orderdesk"
@@ -35,6 +37,10 @@ def describe(source: str, max_line_bytes: int) -> dict[str, Any]:
     """
     if source == SAMPLE:
         return {"name": source, "sha256": _sample_sha256(), "catalogues": {}}
+    if source.startswith(GATEWAY):
+        # It grows, and a dataset made of it is none the worse.
+        name = GATEWAY + Path(source.removeprefix(GATEWAY)).name
+        return {"name": name, "sha256": None, "catalogues": {}}
     path = Path(source)
     if not path.is_file():
         return {"name": source, "sha256": None, "catalogues": {}}

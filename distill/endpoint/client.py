@@ -4,7 +4,6 @@ Failed attempts are repeated after full-jitter exponential backoff (Brooker 2015
 Backoff And Jitter"), or when the endpoint's Retry-After says.
 """
 
-import os
 import random
 import time
 import weakref
@@ -23,9 +22,9 @@ from distill.chat import digest
 from distill.config import EndpointConfig
 from distill.endpoint.answer import Answer, failed, is_completion, read_answer
 from distill.endpoint.cache import Cache
+from distill.endpoint.key import key_of
 from distill.endpoint.pace import Pace
 from distill.endpoint.request import request_body
-from distill.errors import ConfigError
 from distill.types import Context, Message, ToolSpec
 
 _AGAIN = (408, 409, 429)
@@ -72,7 +71,7 @@ class Endpoint:
         sleep: Callable[[float], object] | None = None,
     ) -> None:
         self.settings = settings
-        self._key = key_of(settings)
+        self._key = key_of(settings.key_env)
         self._url = f"{settings.base_url}/chat/completions"
         self._cache = Cache(settings.cache)
         self._closed = Event()
@@ -238,26 +237,6 @@ class Endpoint:
             return value
         text, key = orjson.dumps(value), orjson.dumps(self._key)[1:-1]
         return orjson.loads(text.replace(key, b"***")) if key in text else value
-
-
-def key_of(settings: EndpointConfig) -> str | None:
-    """The key, from the environment variable that the settings name; None where they name none.
-
-    Raises:
-        ConfigError: the variable is not set, or holds what no header can carry.
-    """
-    if settings.key_env is None:
-        return None
-    key = os.environ.get(settings.key_env, "").strip()
-    if not key:
-        raise ConfigError(
-            "key_env", f"the environment variable {settings.key_env} is not set", "export it"
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(
-            "key_env", f"{settings.key_env} holds characters that no key has", "export it again"
-        )
-    return key
 
 
 def _seconds(retry_after: str | None) -> float | None:

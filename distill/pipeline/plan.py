@@ -77,9 +77,9 @@ def steps(config: RunConfig) -> list[Step]:
         if isinstance(settings, EndpointConfig) and not all(
             is_evaluated(run_dir(config, name, seed)) for seed in config.seeds
         ):
-            from distill.endpoint.client import key_of  # noqa: PLC0415
+            from distill.endpoint.key import key_of  # noqa: PLC0415
 
-            key_of(settings)
+            key_of(settings.key_env)
     if config.prices is not None:
         load_prices(config.prices)
 

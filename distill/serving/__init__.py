@@ -1,1 +1,25 @@
-"""A router as a service."""
+"""The gateway: an OpenAI-compatible door that answers what the router is sure of.
+
+    wire        the API's JSON <-> contexts and decisions; which requests may be decided locally
+    chooser     the router in a thread of its own, in batches, within a time
+    rollout     how much is decided locally: modes, sessions, budget, the way back to shadow
+    shared      the mode as all processes share it
+    upstream    bytes to the large LLM and back, untouched
+    access      who may ask
+    answering   one request, from its body to its record
+    attended    a response that ends when its client leaves
+    gateway     the app: routes, and what they share
+    process     the processes that `distill serve` starts
+    engine/     vLLM as a child process, and routers that ask it
+
+Whatever is not decided locally passes through unchanged. Everything here needs the extra `serve`.
+"""
+
+from distill.errors import MissingExtraError
+
+try:
+    import fastapi  # noqa: F401
+    import sqlalchemy  # noqa: F401
+    import uvicorn  # noqa: F401
+except ImportError:
+    raise MissingExtraError("serve", "the gateway") from None

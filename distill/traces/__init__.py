@@ -1,4 +1,4 @@
-"""Trace files of several formats, read as one stream of `Trace`s; nothing is dropped in silence.
+"""Traces of several formats, read as one stream of `Trace`s; nothing is dropped in silence.
 
 A reader knows its format and nothing of datasets: whether a decision point is fit to learn from
 is decided later. Here a line is used, filtered out by `where`, or rejected with a reason.
@@ -24,7 +24,10 @@ from distill.traces.repeats import with_unique_ids
 from distill.traces.rows import Found, LineTally, OnReject, read_rows
 from distill.types import Trace
 
-__all__ = ["Format", "ImportCounts", "import_traces", "read"]
+__all__ = ["GATEWAY", "Format", "ImportCounts", "import_traces", "read"]
+
+GATEWAY = "gateway://"
+"""What a source begins with that is a gateway's records, and no file (`distill.traces.gateway`)."""
 
 Format = Literal["auto", "traces", "openai"]
 """`traces`: the canonical format; `openai`: logged requests with their responses."""
@@ -65,7 +68,7 @@ def read(
     earlier lines and ids are in a temporary file (`repeats`).
 
     Args:
-        path: the file.
+        path: the file, or a gateway's records (a string; see `distill.traces.gateway`).
         format: `auto` takes the format of the first line that tells it (`detect`).
         group_by: the top-level key that becomes a trace's group; lines without it are rejected.
             Default: `group`, else `task_id`, else the id.
@@ -81,10 +84,11 @@ def read(
     Raises:
         TraceError: the file cannot be opened, its compression is cut off or corrupt, or a tool
             catalogue that it names cannot be read. What was readable has been yielded before.
+        InputError: there is no such database of a gateway's, or an extra is missing.
     """
     tally = LineTally(on_reject, on_note)
     found = _read(
-        Path(path),
+        path,
         tally,
         form=format,
         group_by=group_by,
@@ -104,20 +108,20 @@ def import_traces(
     max_line_bytes: int = _MAX_LINE_BYTES,
     progress: OnBytes | None = None,
 ) -> ImportCounts:
-    """Write a trace file of any format as canonical JSON lines, compressed as `out`'s name says.
+    """Write traces of any format as canonical JSON lines, compressed as `out`'s name says.
 
     `out` appears whole or not at all. Keys that a `Trace` has no place for are kept; of a log,
     those on which the rows of a conversation agree. Rows that share a catalogue through `tools_ref`
     still do: it is written beside `out`, named by its hash.
     Rejected lines go to `<out>.rejected.jsonl` (`{"line": 7, "reason": "…"}`), which is removed
-    when there are none. The other arguments are those of `read`; `progress` is told the bytes read
-    and the bytes in all.
+    when there are none. The other arguments are those of `read`; `progress` is told the bytes (of
+    a gateway: the records) read, and how many there are in all.
 
     Raises:
         TraceError: as `read`; and when no line gives a trace, in which case the rejected lines are
             written and `out` is left as it was.
     """
-    source, out = Path(source), Path(out)
+    out = Path(out)
     if out.is_dir():
         raise TraceError(out, "is a folder", "name a file, such as traces.jsonl.gz")
     rejected = out.with_name(out.name + ".rejected.jsonl")
@@ -193,7 +197,7 @@ def _cure_nothing(tally: LineTally, rejected: Path) -> str:
 
 
 def _read(
-    path: Path,
+    source: Path | str,
     tally: LineTally,
     *,
     form: Format,
@@ -202,7 +206,16 @@ def _read(
     max_line_bytes: int,
     progress: OnBytes | None = None,
 ) -> Iterator[Found]:
-    rows = read_rows(read_lines(path, max_line_bytes, progress), where, tally)
+    if isinstance(source, str) and source.startswith(GATEWAY):
+        from distill.traces.gateway import read_records  # noqa: PLC0415  (SQLAlchemy is an extra)
+
+        if form == "traces":
+            raise TraceError(GATEWAY, "holds requests and answers, no traces", "leave format out")
+        form, path = "openai", Path("gateway")
+        rows = read_records(source, where, tally, max_line_bytes, progress)
+    else:
+        path = Path(source)
+        rows = read_rows(read_lines(path, max_line_bytes, progress), where, tally)
     form, rows = (form, rows) if form != "auto" else detect_format(rows, tally)
     reader = _READERS[form]
     catalogues = Catalogues(path.parent)

@@ -18,7 +18,7 @@ import orjson
 from distill.chat import check_json, parse_message, parse_messages
 from distill.traces.catalogues import Catalogues
 from distill.traces.rows import check_messages, key_text
-from distill.traces.stream import Assembly, objects
+from distill.traces.stream import assembled, refuse_error, stated_error
 from distill.types import Message, ToolSpec
 
 _REQUEST_KEYS = ("request", "body", "input", "kwargs")
@@ -86,7 +86,7 @@ def exchange_shape(value: Mapping[str, Any]) -> Literal["yes", "failed", "no"]:
         return "no"
     key = _stated(value, _RESPONSE_KEYS)
     if key is None:
-        missing = any(key in value for key in _RESPONSE_KEYS) or _error(value) is not None
+        missing = any(key in value for key in _RESPONSE_KEYS) or stated_error(value) is not None
         return "failed" if missing else "no"
     return _response_shape(value[key]) if flat else "yes"
 
@@ -105,7 +105,7 @@ def _response_shape(value: Any) -> Literal["yes", "failed", "no"]:
     if isinstance(value, list) and any("choices" in part for part in objects_):
         return "yes"
     nothing = value is None or value == []
-    failed = nothing or any(_error(part) is not None for part in [record, *objects_])
+    failed = nothing or any(stated_error(part) is not None for part in [record, *objects_])
     return "failed" if failed else "no"
 
 
@@ -130,18 +130,18 @@ def _request(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _response(row: Mapping[str, Any]) -> dict[str, Any]:
     """The response as a completion: an object with a non-empty list of `choices`."""
-    _refuse_error(row)
+    refuse_error(row)
     key = _stated(row, _RESPONSE_KEYS)
     if key is None:
         raise ValueError("no response")
     if isinstance(row[key], dict):
-        _refuse_error(row[key])
+        refuse_error(row[key])
     response = _body(row[key], key)
     if isinstance(response, list):
-        return _assembled(response)
+        return assembled(response)
     if not isinstance(response, dict):
         raise ValueError(f"{key}: neither an object nor a list of chunks")
-    _refuse_error(response)
+    refuse_error(response)
     if "choices" not in response and "role" in response:
         return {"choices": [{"message": response}]}
     choices = response.get("choices")
@@ -169,54 +169,9 @@ def _from_text(value: Any, place: str) -> Any:
     return parsed
 
 
-def _refuse_error(value: Mapping[str, Any]) -> None:
-    """Raise ValueError with the API's code for a call that failed."""
-    error = _error(value)
-    if error is not None:
-        raise ValueError(f"response: an error ({error})")
-
-
-def _error(value: Mapping[str, Any]) -> str | None:
-    """The code of the error that an object states, None where it states none."""
-    error, status = value.get("error"), value.get("status_code")
-    if error:
-        details = error if isinstance(error, dict) else {}
-        code = details.get("code") or details.get("type")
-        return code if isinstance(code, str) else "no code"
-    return f"status {status}" if isinstance(status, int) and status >= 400 else None
-
-
 def _answer(response: Mapping[str, Any]) -> dict[str, Any]:
     choice = response["choices"][0]
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise ValueError("response.choices[0].message: missing")
     return {"role": "assistant"} | message
-
-
-def _assembled(chunks: list[Any]) -> dict[str, Any]:
-    """One completion from the chunks of its stream; `usage` is the last stated."""
-    whole: dict[str, Any] = {"choices": []}
-    assembly = Assembly()
-    finished = False
-    indices: set[int] = set()
-    for i, chunk in enumerate(chunks):
-        if not isinstance(chunk, dict):
-            raise ValueError(f"response[{i}]: a chunk that is not an object")
-        _refuse_error(chunk)
-        for key in ("id", "model", "usage"):
-            whole[key] = chunk.get(key) or whole.get(key)
-        for choice in objects(chunk.get("choices"), f"response[{i}].choices"):
-            index = choice.get("index", 0)
-            if not isinstance(index, int):
-                raise ValueError(f"response[{i}].choices: an index that is no number")
-            indices.add(index)
-            if index == 0:
-                finished = finished or choice.get("finish_reason") is not None
-                assembly.add(choice.get("delta") or {}, f"response[{i}].delta")
-    if not indices:
-        raise ValueError("response: chunks without choices")
-    if not finished:
-        raise ValueError("response: a stream that ends early")
-    whole["choices"] = [{"message": assembly.message()}] * len(indices)
-    return whole

@@ -1,5 +1,6 @@
 """One chat completion from the chunks in which its stream was sent."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -46,6 +47,55 @@ class Assembly:
         whole = call["function"]
         whole["name"] = whole["name"] or function.get("name") or ""
         whole["arguments"] += _string(function.get("arguments"), f"{place}.arguments")
+
+
+def assembled(chunks: Sequence[Any]) -> dict[str, Any]:
+    """One completion from the chunks of its stream; `usage` is the last stated.
+
+    Raises ValueError for chunks that are none, state an error, or end before the answer does.
+    """
+    whole: dict[str, Any] = {"choices": []}
+    assembly = Assembly()
+    finish = None
+    indices: set[int] = set()
+    for i, chunk in enumerate(chunks):
+        if not isinstance(chunk, dict):
+            raise ValueError(f"response[{i}]: a chunk that is not an object")
+        refuse_error(chunk)
+        for key in ("id", "model", "usage"):
+            whole[key] = chunk.get(key) or whole.get(key)
+        for choice in objects(chunk.get("choices"), f"response[{i}].choices"):
+            index = choice.get("index", 0)
+            if not isinstance(index, int):
+                raise ValueError(f"response[{i}].choices: an index that is no number")
+            indices.add(index)
+            if index == 0:
+                finish = choice.get("finish_reason") if finish is None else finish
+                assembly.add(choice.get("delta") or {}, f"response[{i}].delta")
+    if not indices:
+        raise ValueError("response: chunks without choices")
+    if finish is None:
+        raise ValueError("response: a stream that ends early")
+    choice = {"message": assembly.message(), "finish_reason": finish}
+    whole["choices"] = [choice] * len(indices)
+    return whole
+
+
+def refuse_error(value: Mapping[str, Any]) -> None:
+    """Raise ValueError with the API's code for a call that failed."""
+    error = stated_error(value)
+    if error is not None:
+        raise ValueError(f"response: an error ({error})")
+
+
+def stated_error(value: Mapping[str, Any]) -> str | None:
+    """The code of the error that an object states, None where it states none."""
+    error, status = value.get("error"), value.get("status_code")
+    if error:
+        details = error if isinstance(error, dict) else {}
+        code = details.get("code") or details.get("type")
+        return code if isinstance(code, str) else "no code"
+    return f"status {status}" if isinstance(status, int) and status >= 400 else None
 
 
 def _is_another(call: dict[str, Any], new_id: Any, name: Any) -> bool:

@@ -1,0 +1,110 @@
+"""The gateway's processes: `distill serve` starts them, and each builds its gateway.
+
+The parent hands its children the config's path and overrides through the environment, never what
+they resolve to, so that a reload in any of them reads the file again.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import uvicorn
+from fastapi import FastAPI
+
+from distill import config as configs
+from distill.config import ServeConfig
+from distill.errors import ConfigError, InputError, StoreError
+from distill.policy import Policy
+from distill.routers.folder import read_router_file
+from distill.routers.load import load_router, router_folder
+from distill.serving.gateway import Gateway, create_app
+from distill.store import Store
+
+_HANDED = "DISTILL_SERVE"
+_PRUNE_S = 3600.0
+_GRACE_S = 10
+"""Seconds for requests under way when the gateway is told to end."""
+
+
+def serve(path: Path, overrides: Sequence[str]) -> None:
+    """Run the gateway until it is told to end.
+
+    Raises:
+        ConfigError: the config, or what it asks of the router or the store, is at fault.
+        RouterError: there is no router, or it is damaged.
+    """
+    config = configs.load_serve(path, overrides)
+    check(config)
+    os.environ[_HANDED] = orjson.dumps([str(path.resolve()), list(overrides)]).decode()
+    uvicorn.run(
+        f"{__name__}:app",
+        factory=True,
+        host=config.host,
+        port=config.port,
+        workers=config.workers,
+        access_log=False,
+        server_header=False,
+        log_level=config.telemetry.log_level,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+def check(config: ServeConfig) -> None:
+    """Raise what is wrong before a process is started: its words would be lost in a log."""
+    file = read_router_file(router_folder(config.router))
+    Policy(config.policy, file.thresholds)
+    if config.policy.threshold is None and not file.thresholds:
+        raise ConfigError(
+            "policy", "the router has no promises", "calibrate it, or set policy.threshold"
+        )
+    Store(config.store).close()
+
+
+def app() -> FastAPI:
+    """The app of one process, from what the parent handed over."""
+    path, overrides = orjson.loads(os.environ[_HANDED])
+
+    def read() -> ServeConfig:
+        return configs.load_serve(Path(path), overrides)
+
+    config = read()
+    folder = router_folder(config.router)
+    store = Store(config.store)
+    gateway = Gateway(
+        config,
+        router=load_router(folder),
+        thresholds=read_router_file(folder).thresholds,
+        store=store,
+        reload=read,
+    )
+
+    @asynccontextmanager
+    async def around(app: FastAPI) -> AsyncIterator[None]:
+        pruning = asyncio.create_task(_prune(store))
+        if config.workers == 1:  # else the parent restarts its children, who read the file anew
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, gateway)
+        try:
+            yield
+        finally:
+            pruning.cancel()
+            await asyncio.to_thread(store.close)
+
+    return create_app(gateway, around)
+
+
+def _reload(gateway: Gateway) -> None:
+    with contextlib.suppress(InputError):  # it goes on as it was
+        gateway.reload()
+
+
+async def _prune(store: Store) -> None:
+    while True:
+        with contextlib.suppress(StoreError):  # tried again in an hour
+            await asyncio.to_thread(store.prune, datetime.now(UTC))
+        await asyncio.sleep(_PRUNE_S)
