@@ -10,6 +10,7 @@
         ├── RouterError          a router folder or run directory that is incomplete or foreign
         ├── HubError             the model hub refused or could not be reached
         ├── EndpointError        an LLM's endpoint that gave no answer at all
+        ├── EngineError          an engine that is not installed, does not start or does not answer
         └── MissingExtraError         an optional dependency; the cure is its install command
 
 Our own faults are `assert`s: they exit with 1 and a traceback.
@@ -62,6 +63,10 @@ class HubError(InputError):
 
 class EndpointError(InputError):
     """An LLM's endpoint that gave no answer at all."""
+
+
+class EngineError(InputError):
+    """An engine that serves models is not installed, does not start, or does not answer."""
 
 
 class MissingExtraError(InputError):

@@ -67,19 +67,10 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def taught_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama that already writes the small shop's tool calls."""
-    from small_shop import decoder, examples  # noqa: PLC0415
-    from tiny_models import save_llama, teach  # noqa: PLC0415
+    from small_shop import teach_calls  # noqa: PLC0415
+    from tiny_models import save_llama  # noqa: PLC0415
 
-    from distill.routers import pretrained  # noqa: PLC0415
-    from distill.routers.decoder import PromptFormat  # noqa: PLC0415
-    from distill.training.sft import row  # noqa: PLC0415
-
-    folder = save_llama(tmp_path_factory.mktemp("models") / "taught-llama")
-    tokenizer = pretrained.load_tokenizer(pretrained.resolve(str(folder)))
-    prompts = PromptFormat.new(tokenizer, decoder(folder))
-    rows = [row(example, prompts, 64) for example in examples(200, seed=2)]
-    teach(folder, [row for row in rows if row is not None])
-    return folder
+    return teach_calls(save_llama(tmp_path_factory.mktemp("models") / "taught-llama"))
 
 
 @pytest.fixture(scope="session")

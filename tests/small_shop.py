@@ -169,6 +169,21 @@ def decoder(model: Path, **train: object) -> DecoderConfig:
     )
 
 
+def teach_calls(folder: Path) -> Path:
+    """Teach a tiny Llama to write the shop's calls, in place."""
+    from tiny_models import teach  # noqa: PLC0415  (imports torch)
+
+    from distill.routers import pretrained  # noqa: PLC0415
+    from distill.routers.decoding import PromptFormat  # noqa: PLC0415
+    from distill.training.sft import row  # noqa: PLC0415
+
+    tokenizer = pretrained.load_tokenizer(pretrained.resolve(str(folder)))
+    prompts = PromptFormat.new(tokenizer, decoder(folder))
+    rows = [row(example, prompts, 64) for example in examples(200, seed=2)]
+    teach(folder, [row for row in rows if row is not None])
+    return folder
+
+
 GOLDEN_LOSSES = 8
 """How many of a run's first losses `tests/golden/` pins."""
 

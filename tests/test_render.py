@@ -257,7 +257,7 @@ def test_fit_does_not_shrink_what_fits():
 
 @pytest.fixture(scope="module")
 def parse_completion():
-    from distill.routers.decoder import parse_completion  # noqa: PLC0415  (imports torch)
+    from distill.routers.decoding import parse_completion  # noqa: PLC0415  (imports torch)
 
     return parse_completion
 

@@ -27,7 +27,7 @@ _TEXT = [
 ]
 
 
-def save_bert(folder: Path) -> Path:
+def save_bert(folder: Path, heads: int = 2) -> Path:
     """A 2-layer BERT of width 32 with a `[CLS] … [SEP]` tokenizer."""
     tokenizer = _byte_level(["[PAD]", "[CLS]", "[SEP]"], _TEXT)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -41,7 +41,7 @@ def save_bert(folder: Path) -> Path:
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,
         num_hidden_layers=2,
-        num_attention_heads=2,
+        num_attention_heads=heads,
         intermediate_size=64,
         max_position_embeddings=256,
         hidden_dropout_prob=0.0,
@@ -51,7 +51,7 @@ def save_bert(folder: Path) -> Path:
     return folder
 
 
-def save_llama(folder: Path) -> Path:
+def save_llama(folder: Path, heads: int = 2) -> Path:
     """A 2-layer Llama of width 32 with a ChatML tokenizer that ends turns with `<|im_end|>`."""
     tokenizer = _byte_level(["<|im_end|>", "<|im_start|>"], _TEXT)
     PreTrainedTokenizerFast(
@@ -65,7 +65,7 @@ def save_llama(folder: Path) -> Path:
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=2,
+        num_attention_heads=heads,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,

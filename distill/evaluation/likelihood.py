@@ -28,7 +28,7 @@ from distill.evaluation.ledger import Ledger
 from distill.evaluation.paired import adjusted, entry
 from distill.render import fit, shortened, whole_chat
 from distill.routers import pretrained
-from distill.routers.decoder import chat_template, prompt_text, token_ids
+from distill.routers.decoding import chat_template, prompt_text, token_ids
 from distill.routers.devices import device
 from distill.types import Context
 

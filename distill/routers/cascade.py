@@ -16,6 +16,7 @@ from pathlib import Path
 
 from distill.routers.confidence import calibrated
 from distill.routers.decoder import DecoderRouter
+from distill.routers.decoding import DecodingRouter
 from distill.routers.folder import RouterFile, read_router_file
 from distill.types import Context, Decision, Router
 
@@ -33,7 +34,7 @@ class CascadeRouter:
     """
 
     def __init__(
-        self, file: RouterFile, first: Router, second: DecoderRouter, folders: Mapping[str, Path]
+        self, file: RouterFile, first: Router, second: DecodingRouter, folders: Mapping[str, Path]
     ) -> None:
         self.file, self.first, self.second, self.folders = file, first, second, folders
 
@@ -51,6 +52,8 @@ class CascadeRouter:
             if answer.action == "call":  # else it did not end in time: the tools alone are decided
                 confidence = (decision.confidence or 0.0) * (answer.confidence or 0.0)
                 decisions[i] = replace(answer, confidence=confidence, stage=SECOND)
+            elif answer.error is not None:
+                decisions[i] = replace(answer, stage=SECOND)
         return calibrated(decisions, self.file.calibration)
 
     def save(self, path: Path) -> None:

@@ -125,7 +125,7 @@ class EncoderRouter(EncodingRouter):
     @classmethod
     def load(cls, folder: Path, file: RouterFile) -> "EncoderRouter":
         require_files(folder, ["model.safetensors", f"{_HEAD}/model.safetensors"])
-        local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
+        local = pretrained.saved(folder)
         model = EncoderClassifier(pretrained.load_encoder(local), len(file.labels))
         head = load_file(folder / _HEAD / "model.safetensors")
         model.head.load_state_dict(

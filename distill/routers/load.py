@@ -1,6 +1,7 @@
 """Any router folder becomes a router: the one place that knows every kind."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -50,15 +51,22 @@ def router_folder(path: str | Path) -> Path:
     return folder / "router" if inside else folder
 
 
-def load_as(folder: Path, file: RouterFile) -> Router:
-    """The router of a folder, as if its `router.json` said `file`; errors as `load_router`."""
+def load_as(
+    folder: Path, file: RouterFile, load: Callable[[Path, RouterFile], Router] | None = None
+) -> Router:
+    """The router of a folder, as if its `router.json` said `file`; errors as `load_router`.
+
+    Args:
+        load: makes the router of what the folder's kind says, its arguments' filler apart.
+    """
+    load = load or _loaded
     config = file.config
     if not isinstance(config, EncoderConfig) or config.arguments == "none":
-        return _loaded(folder, file)
+        return load(folder, file)
     from distill.routers.arguments import FOLDER, ArgumentFiller, FillingRouter  # noqa: PLC0415
 
     # What is calibrated is the confidence in tools and arguments together.
-    tools = _loaded(folder, replace(file, calibration=None))
+    tools = load(folder, replace(file, calibration=None))
     return FillingRouter(tools, ArgumentFiller.load(folder / FOLDER, config), file)
 
 

@@ -68,7 +68,7 @@ class OnnxEncoderRouter(EncodingRouter):
         if hashlib.sha256(graph).hexdigest() != file.onnx.get("sha256"):
             fault = "damaged (its SHA-256 is not router.json's)"
             raise RouterError(folder / GRAPH, fault, "copy the folder again")
-        local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
+        local = pretrained.saved(folder)
         return cls(file, pretrained.load_tokenizer(local), graph, folder / GRAPH)
 
 

@@ -117,11 +117,12 @@ class OpenEncoder(nn.Module):
     """The encoder, its `MatchHead`, and BM25 beside them.
 
     Args:
+        encoder: called with `input_ids` and `attention_mask`, gives the last states first.
         most: the most calls in one decision.
         vocabulary: of the encoder's tokenizer.
     """
 
-    def __init__(self, encoder: PreTrainedModel, most: int, vocabulary: int) -> None:
+    def __init__(self, encoder: nn.Module, most: int, vocabulary: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = MatchHead(most)
@@ -297,7 +298,7 @@ class OpenEncoderRouter:
         return batch["input_ids"], batch["attention_mask"]
 
     def save(self, path: Path) -> None:
-        self.model.encoder.save_pretrained(path)
+        cast(PreTrainedModel, self.model.encoder).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
         head = _beside_the_encoder(self.model)
         save_file({name: tensor.cpu().contiguous() for name, tensor in head.items()}, path / _HEAD)
@@ -310,12 +311,17 @@ class OpenEncoderRouter:
         Raises:
             RouterError: a file is missing or damaged, or the head is not this encoder's.
         """
-        require_files(folder, ["model.safetensors", _HEAD])
-        local = pretrained.BaseModel(folder.name, str(folder), None, folder.name, None)
+        require_files(folder, ["model.safetensors"])
+        return cls.around(pretrained.load_encoder(pretrained.saved(folder)), folder, file)
+
+    @classmethod
+    def around(cls, encoder: nn.Module, folder: Path, file: RouterFile) -> "OpenEncoderRouter":
+        """The folder's router with its states from `encoder`; errors as `load`."""
+        require_files(folder, [_HEAD])
         head = load_file(folder / _HEAD)
         most = len(head.get("head.numbers", [0]))
-        tokenizer = pretrained.load_tokenizer(local)
-        model = OpenEncoder(pretrained.load_encoder(local), most, len(tokenizer))
+        tokenizer = pretrained.load_tokenizer(pretrained.saved(folder))
+        model = OpenEncoder(encoder, most, len(tokenizer))
         expected = {name: tensor.shape for name, tensor in _beside_the_encoder(model).items()}
         if {name: tensor.shape for name, tensor in head.items()} != expected:
             raise RouterError(

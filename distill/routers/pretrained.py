@@ -132,6 +132,11 @@ def resolve(name: str, revision: str | None = None) -> BaseModel:
     return BaseModel(name, str(source), None, package.origin, package.sha256, package.license)
 
 
+def saved(folder: Path) -> BaseModel:
+    """The model, or the tokenizer alone, that lies in a router folder."""
+    return BaseModel(folder.name, str(folder), None, folder.name, None)
+
+
 def pinned(base: BaseModel, model: PreTrainedModel) -> BaseModel:
     """The base with the commit that a hub model was loaded from, for whoever loads it again."""
     return replace(base, revision=getattr(model.config, "_commit_hash", None) or base.revision)

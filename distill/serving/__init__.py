@@ -10,6 +10,7 @@
     attended    a response that ends when its client leaves
     gateway     the app: routes, and what they share
     process     the processes that `distill serve` starts
+    engine/     vLLM as a child process, and routers that ask it
 
 Whatever is not decided locally passes through unchanged. Everything here needs the extra `serve`.
 """

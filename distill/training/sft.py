@@ -24,7 +24,8 @@ from distill.config import DecoderConfig
 from distill.errors import ConfigError, DatasetError
 from distill.render import completion
 from distill.routers import pretrained
-from distill.routers.decoder import DecoderRouter, PromptFormat
+from distill.routers.decoder import DecoderRouter
+from distill.routers.decoding import PromptFormat
 from distill.routers.devices import dtype
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace

@@ -183,7 +183,7 @@ class Bench:
         if self.left < 90:
             raise Skip("under 90 seconds are left, which it takes to start; raise --minutes")
         from distill.routers import pretrained  # noqa: PLC0415
-        from distill.routers.decoder import PromptFormat, parse_completion  # noqa: PLC0415
+        from distill.routers.decoding import PromptFormat, parse_completion  # noqa: PLC0415
         from distill.routers.folder import read_router_file  # noqa: PLC0415
 
         gc.collect()

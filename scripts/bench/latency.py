@@ -55,7 +55,8 @@ from distill.progress import silent
 from distill.render import completion, render_text
 from distill.routers import load_router, pretrained
 from distill.routers.attention import AttentionRouter
-from distill.routers.decoder import DecoderRouter, PromptFormat
+from distill.routers.decoder import DecoderRouter
+from distill.routers.decoding import PromptFormat
 from distill.routers.encoder import EncoderClassifier, EncoderRouter
 from distill.routers.encoding import EncodingRouter
 from distill.routers.export import export

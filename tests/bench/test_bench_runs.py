@@ -57,7 +57,7 @@ def test_the_meter_counts_every_row_and_token_once(
     script: Any, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ):
     from distill.routers import pretrained  # noqa: PLC0415
-    from distill.routers.decoder import PromptFormat  # noqa: PLC0415
+    from distill.routers.decoding import PromptFormat  # noqa: PLC0415
     from distill.training.sft import row  # noqa: PLC0415
 
     config = decoder(tiny_llama, epochs=1)

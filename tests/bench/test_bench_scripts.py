@@ -9,7 +9,17 @@ import pytest
 
 @pytest.mark.parametrize(
     "name",
-    ["dataset", "streaming", "training", "latency", "gpu", "oracle", "peers", "open_peers"],
+    [
+        "dataset",
+        "streaming",
+        "training",
+        "latency",
+        "gpu",
+        "oracle",
+        "peers",
+        "open_peers",
+        "served",
+    ],
 )
 def test_help_says_what_is_measured_and_shows_a_command(
     name: str, script: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from distill.errors import ModelError
 from distill.routers import load_router, pretrained
-from distill.routers.decoder import DecoderRouter, PromptFormat
+from distill.routers.decoder import DecoderRouter
+from distill.routers.decoding import PromptFormat
 from distill.routers.folder import RouterFile
 from distill.routers.grammar import Grammars, calls_text, grammar_text
 from distill.routers.grounding import UNSUPPORTED, unsupported

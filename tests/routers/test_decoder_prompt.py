@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from distill.errors import ModelError
 from distill.render import completion, render_chat
 from distill.routers import load_router, pretrained
-from distill.routers.decoder import PromptFormat, decision_spans, parse_completion
+from distill.routers.decoding import PromptFormat, decision_spans, parse_completion
 from distill.training.sft import IGNORED, row
 from distill.types import Context, Decision, Message, ToolCall, ToolSpec
 

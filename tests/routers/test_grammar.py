@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from distill.render import completion
-from distill.routers.decoder import parse_completion
+from distill.routers.decoding import parse_completion
 from distill.routers.grammar import Constraint, Grammars, calls_text, grammar_text
 from distill.types import Decision, ToolSpec
 

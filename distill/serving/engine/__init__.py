@@ -1,0 +1,14 @@
+"""vLLM as a child process for a router's neural part, and routers that ask it.
+
+    with Engine(run, EngineConfig(python=Path("vllm/bin/python"))) as engine:
+        engine.wait_ready()
+        router = served_router(run, engine)
+
+`plan` says what is served of which router and by which command line, `engine` starts and watches
+the process, `client` asks it over HTTP, and `routers` are the routers.
+"""
+
+from distill.serving.engine.engine import Engine, Timing
+from distill.serving.engine.routers import ServedRouter, served_router
+
+__all__ = ["Engine", "ServedRouter", "Timing", "served_router"]
