@@ -57,6 +57,14 @@ class KeepsAll(Keeper, Settings, Protocol):
     """What a gateway asks of its store: `distill.store.Store`."""
 
 
+class HasReady(Protocol):
+    """An engine, as far as the gateway knows it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
+
+
 class Gateway:
     """What the requests of one process share.
 
@@ -66,6 +74,7 @@ class Gateway:
         thresholds: the router's promises (`RouterFile.thresholds`).
         store: where records go.
         reload: reads the config anew; None: it came from no file.
+        engine: of a served router, to tell whether it is ready.
         transport: what carries requests upstream, in place of the network.
         observe: told every record, and whether it was kept.
 
@@ -82,11 +91,12 @@ class Gateway:
         thresholds: tuple[Threshold, ...],
         store: KeepsAll,
         reload: Callable[[], ServeConfig] | None = None,
+        engine: HasReady | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         observe: Callable[[Record, bool], object] = lambda record, kept: None,
         on_rollback: Callable[[str], object] = lambda reason: None,
     ) -> None:
-        self.config, self.store = config, store
+        self.config, self.store, self.engine = config, store, engine
         self._thresholds, self._reload = thresholds, reload
         self.access = Access(config.access)
         self.rollout = Rollout(config.rollout, self._fell_back)
@@ -293,7 +303,10 @@ def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> 
         """Whether requests can be answered: records can be kept, or need not be."""
         kept = gateway.store.healthy()
         ready = kept or gateway.config.store.on_failure == "serve"
-        return JSONResponse({"ready": ready, "store": kept}, 200 if ready else 503)
+        value = {"ready": ready, "store": kept}
+        if gateway.engine is not None:  # without it, the upstream answers
+            value["engine"] = gateway.engine.ready
+        return JSONResponse(value, 200 if ready else 503)
 
     def admin(request: Request) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 import uvicorn
@@ -27,6 +28,10 @@ from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
 from distill.serving.gateway import Gateway, create_app
 from distill.store import Store
+from distill.types import Router
+
+if TYPE_CHECKING:
+    from distill.serving.engine import Engine
 
 _HANDED = "DISTILL_SERVE"
 _PRUNE_S = 3600.0
@@ -86,17 +91,21 @@ def app() -> FastAPI:
 
     config = read()
     folder = router_folder(config.router)
+    engine, router = _engine_and_router(folder, config)
     store = Store(config.store)
     gateway = Gateway(
         config,
-        router=load_router(folder),
+        router=router,
         thresholds=read_router_file(folder).thresholds,
         store=store,
         reload=read,
+        engine=engine,
     )
 
     @asynccontextmanager
     async def around(app: FastAPI) -> AsyncIterator[None]:
+        if engine is not None:
+            engine.start()  # until it is ready, the upstream is asked
         pruning = asyncio.create_task(_prune(store))
         if config.workers == 1:  # else the parent restarts its children, who read the file anew
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, gateway)
@@ -105,8 +114,20 @@ def app() -> FastAPI:
         finally:
             pruning.cancel()
             await asyncio.to_thread(store.close)
+            if engine is not None:
+                await asyncio.to_thread(engine.close)
 
     return create_app(gateway, around)
+
+
+def _engine_and_router(folder: Path, config: ServeConfig) -> tuple["Engine | None", Router]:
+    if config.engine is None:
+        return None, load_router(folder)
+    # Not above: most gateways have none, and torch takes its seconds.
+    from distill.serving.engine import Engine, served_router  # noqa: PLC0415
+
+    engine = Engine(folder, config.engine)
+    return engine, served_router(folder, engine)
 
 
 def _reload(gateway: Gateway) -> None:
