@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 from threading import Lock
@@ -36,6 +36,7 @@ from sqlalchemy.exc import (
     OperationalError,
     SQLAlchemyError,
 )
+from sqlalchemy.pool import QueuePool
 
 from distill.config import StoreConfig
 from distill.errors import ConfigError, StoreError
@@ -146,6 +147,14 @@ class Database:
         if self._path is not None:
             self._file = _identity(self._path)
 
+    def _finish_log(self) -> None:
+        """Move what the log holds into the file it belongs to, wherever that is by now."""
+        pool = self.engine.pool
+        # A connection of before: a new one would open the new file.
+        if isinstance(pool, QueuePool) and pool.checkedin():
+            with suppress(SQLAlchemyError), self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _log_ahead(self, connection: Connection) -> None:
         """Switch to the write-ahead log; while another does the same, SQLite does not wait."""
         until = time.monotonic() + self._wait_s
@@ -168,6 +177,7 @@ class Database:
             if there is None or there != self._file:
                 log.warning("%s is gone or another file: opened anew", self._path.name)
                 self._file = None
+                self._finish_log()
                 self.engine.dispose()
                 self._open()
 
