@@ -1,8 +1,8 @@
 """SQLite or PostgreSQL: opened, its table made, and what its errors mean.
 
 SQLite runs with a write-ahead log and `synchronous=NORMAL`: what is committed outlives a process
-that is killed at any moment; a power cut may take the latest commits, never the file. It is one
-process's; several share a PostgreSQL.
+that is killed at any moment; a power cut may take the latest commits, never the file. It is for
+one process; several share a PostgreSQL.
 """
 
 import logging

@@ -1,5 +1,6 @@
 """A store opens, or says in one line what is wrong with its address, and repeats no password."""
 
+import asyncio
 import sqlite3
 import stat
 import subprocess
@@ -77,8 +78,6 @@ def test_conversations_are_readable_to_their_owner_alone(sqlite_url, open_store,
 
 
 def test_the_address_may_come_from_the_environment(url, monkeypatch, open_store):
-    import asyncio  # noqa: PLC0415
-
     monkeypatch.setenv("STORE", url)
     store = Store(StoreConfig(url_env="STORE"))
     asyncio.run(store.put(record()))
