@@ -27,7 +27,7 @@ from distill.routers.confidence import Calibration
 from distill.routers.folder import read_router_file
 from distill.serving.access import key_hash
 
-START_S = 60
+START_S = 180
 DISTILL = [sys.executable, "-c", "from distill.cli import main; main()"]
 REQUEST = body("what did I buy") | {"tools": [tool_json(tool) for tool in TOOLS]}
 
