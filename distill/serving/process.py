@@ -24,6 +24,8 @@ from distill.policy import Policy
 from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
 from distill.serving.gateway import Gateway, create_app
+from distill.serving.logs import log_config
+from distill.serving.metrics import shared_folder
 from distill.store import Store
 
 _HANDED = "DISTILL_SERVE"
@@ -42,17 +44,18 @@ def serve(path: Path, overrides: Sequence[str]) -> None:
     config = configs.load_serve(path, overrides)
     check(config)
     os.environ[_HANDED] = orjson.dumps([str(path.resolve()), list(overrides)]).decode()
-    uvicorn.run(
-        f"{__name__}:app",
-        factory=True,
-        host=config.host,
-        port=config.port,
-        workers=config.workers,
-        access_log=False,
-        server_header=False,
-        log_level=config.telemetry.log_level,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
+    with shared_folder() if config.workers > 1 else contextlib.nullcontext():
+        uvicorn.run(
+            f"{__name__}:app",
+            factory=True,
+            host=config.host,
+            port=config.port,
+            workers=config.workers,
+            access_log=False,
+            server_header=False,
+            log_config=log_config(config.telemetry),
+            timeout_graceful_shutdown=_GRACE_S,
+        )
 
 
 def check(config: ServeConfig) -> None:
