@@ -176,7 +176,7 @@ class Gateway:
     async def passed(self, request: Request) -> Response:
         """Pass any other request of the API on."""
         self._client(request)
-        content = await _body(request, self.config.limits.body_bytes)
+        content = await read_body(request, self.config.limits.body_bytes)
         return self._counted(lambda send: self._pass(request, content, send))
 
     async def _pass(self, request: Request, content: bytes, send: Send) -> None:
@@ -207,7 +207,7 @@ class Gateway:
         at, seen = datetime.now(UTC), seen_of(request.scope)
         client = self._client(request)
         limits = self.config.limits
-        content = await _body(request, limits.body_bytes)
+        content = await read_body(request, limits.body_bytes)
         return Incoming(
             seen=seen,
             at=at,
@@ -242,7 +242,7 @@ class Gateway:
         return Attended(attend)
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int) -> bytes:
     """A request's body; LimitError where it is longer, or does not come."""
     declared = request.headers.get("content-length", "")
     too_long = LimitError(413, f"a body of more than {most} bytes")

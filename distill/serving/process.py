@@ -23,6 +23,7 @@ from distill.errors import ConfigError, InputError, StoreError
 from distill.policy import Policy
 from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
+from distill.serving.dashboard.routes import attach
 from distill.serving.gateway import Gateway, create_app
 from distill.serving.logs import log_config
 from distill.serving.metrics import shared_folder
@@ -66,6 +67,8 @@ def check(config: ServeConfig) -> None:
         raise ConfigError(
             "policy", "the router has no promises", "calibrate it, or set policy.threshold"
         )
+    if config.prices is not None:
+        configs.load_prices(config.prices)
     Store(config.store).close()
 
 
@@ -98,7 +101,9 @@ def app() -> FastAPI:
             pruning.cancel()
             await asyncio.to_thread(store.close)
 
-    return create_app(gateway, around)
+    made = create_app(gateway, around)
+    attach(made, gateway, store)
+    return made
 
 
 def _reload(gateway: Gateway) -> None:
