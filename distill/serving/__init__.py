@@ -11,6 +11,12 @@
     gateway     the app: routes, and what they share
     process     the processes that `distill serve` starts
     engine/     vLLM as a child process, and routers that ask it
+    words       the fixed words that reasons and errors are counted and logged by
+    watching    what is known of an HTTP request when it is over
+    metrics     for Prometheus
+    logs        JSON lines
+    telemetry   spans for OpenTelemetry
+    dashboard/  one page of what the store holds
 
 Whatever is not decided locally passes through unchanged. Everything here needs the extra `serve`.
 """

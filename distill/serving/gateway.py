@@ -4,6 +4,7 @@
     any  /v1/...                passed on
     GET  /healthz               the process is there
     GET  /readyz                and can answer
+    GET  /metrics               for Prometheus
     GET  /admin/rollout         the mode, and since when
     PUT  /admin/rollout         another mode
     POST /admin/reload          the config file, read again: policy, rollout, limits and keys
@@ -13,7 +14,6 @@ Errors of the gateway's own have the shape of the API's.
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -32,14 +32,18 @@ from distill.config import ServeConfig
 from distill.errors import InputError, StoreError
 from distill.policy import Policy
 from distill.routers.confidence import Threshold
-from distill.serving import wire
+from distill.serving import wire, words
 from distill.serving.access import Access
 from distill.serving.answering import Answering, Incoming, Keeper, answer_json
 from distill.serving.attended import Attended
 from distill.serving.chooser import Chooser
+from distill.serving.logs import log_request, log_rollback
+from distill.serving.metrics import CONTENT_TYPE, Metrics
 from distill.serving.rollout import Mode, Rollout
 from distill.serving.shared import Settings, SharedMode
+from distill.serving.telemetry import Tracing
 from distill.serving.upstream import PREFIX, Headers, Upstream, UpstreamError, inward
+from distill.serving.watching import Seen, Watching, seen_of
 from distill.serving.wire import LimitError
 from distill.store.record import Record
 from distill.types import Router
@@ -98,10 +102,12 @@ class Gateway:
     ) -> None:
         self.config, self.store, self.engine = config, store, engine
         self._thresholds, self._reload = thresholds, reload
+        self._observe, self._on_rollback = observe, on_rollback
+        self.metrics = Metrics()
+        self.tracing = Tracing(config)
         self.access = Access(config.access)
-        self.rollout = Rollout(config.rollout, self._fell_back)
+        self.rollout = Rollout(config.rollout, self._fell_back, on_switch=self.metrics.mode)
         self.mode = SharedMode(self.rollout, store)
-        self._on_rollback = on_rollback
         self._following: asyncio.Task[None] | None = None
         self.chooser = Chooser(router, config.limits.decide_s)
         self.upstream = Upstream(
@@ -114,7 +120,8 @@ class Gateway:
             rollout=self.rollout,
             upstream=self.upstream,
             store=store,
-            observe=observe,
+            tracing=self.tracing,
+            observe=self._observed,
         )
         self.open = 0
         """Requests under way."""
@@ -152,9 +159,23 @@ class Gateway:
         self.chooser.close()
         await self.answering.drained()
         await self.upstream.close()
+        await asyncio.to_thread(self.tracing.close)
+
+    def over(self, seen: Seen) -> None:
+        """An HTTP request is over."""
+        self.metrics.http(seen.route, seen.status)
+        log_request(seen)
+
+    def _observed(self, incoming: Incoming, record: Record, kept: bool) -> None:
+        incoming.seen.record, incoming.seen.kept = record, kept
+        self.metrics.record(record, kept, time.perf_counter() - incoming.started)
+        self.tracing.record(record)
+        self._observe(record, kept)
 
     def _fell_back(self, reason: str) -> None:
         self.mode.fell_back()
+        self.metrics.rollback()
+        log_rollback(reason)
         self._on_rollback(reason)
 
     async def chat(self, request: Request) -> Response:
@@ -165,37 +186,42 @@ class Gateway:
     async def passed(self, request: Request) -> Response:
         """Pass any other request of the API on."""
         self._client(request)
-        content = await _body(request, self.config.limits.body_bytes)
+        content = await read_body(request, self.config.limits.body_bytes)
         return self._counted(lambda send: self._pass(request, content, send))
 
     async def _pass(self, request: Request, content: bytes, send: Send) -> None:
         headers: Headers = request.scope["headers"]
-        try:
-            response = await self.upstream.send(request.method, _target(request), headers, content)
-        except UpstreamError as error:
-            body = wire.error_body(str(error), "upstream_error", "upstream_failed")
-            await answer_json(send, error.status, body, [])
-            return
-        try:
-            start = {"status": response.status_code, "headers": inward(response)}
-            await send({"type": "http.response.start", **start})
-            async for piece in response.aiter_raw():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except httpx.HTTPError:
-            return  # it breaks off here as it did there
-        finally:
-            await response.aclose()
+        with self.tracing.upstream(headers, None) as step:
+            try:
+                response = await self.upstream.send(
+                    request.method, _target(request), step.headers, content
+                )
+            except UpstreamError as error:
+                step.failed(words.error(str(error)) or words.OTHER)
+                body = wire.error_body(str(error), "upstream_error", "upstream_failed")
+                await answer_json(send, error.status, body, [])
+                return
+            try:
+                start = {"status": response.status_code, "headers": inward(response)}
+                await send({"type": "http.response.start", **start})
+                async for piece in response.aiter_raw():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except httpx.HTTPError:
+                step.failed("upstream cut off")
+                return  # it breaks off here as it did there
+            finally:
+                await response.aclose()
         await send({"type": "http.response.body", "body": b""})
 
     async def _incoming(self, request: Request) -> Incoming:
-        started, at = time.perf_counter(), datetime.now(UTC)
+        at, seen = datetime.now(UTC), seen_of(request.scope)
         client = self._client(request)
         limits = self.config.limits
-        content = await _body(request, limits.body_bytes)
+        content = await read_body(request, limits.body_bytes)
         return Incoming(
-            id=uuid.uuid4().hex,
+            seen=seen,
             at=at,
-            started=started,
+            started=time.perf_counter(),
             client=client,
             target=_target(request),
             headers=request.scope["headers"],
@@ -214,17 +240,19 @@ class Gateway:
         if self.open >= self.config.limits.concurrency:
             raise HTTPException(503, "too many requests under way", {"retry-after": "1"})
         self.open += 1
+        self.metrics.under_way(1)
 
         async def attend(send: Send) -> None:
             try:
                 await handle(send)
             finally:
                 self.open -= 1
+                self.metrics.under_way(-1)
 
         return Attended(attend)
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int) -> bytes:
     """A request's body; LimitError where it is longer, or does not come."""
     declared = request.headers.get("content-length", "")
     too_long = LimitError(413, f"a body of more than {most} bytes")
@@ -279,6 +307,7 @@ def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> 
             await gateway.close()
 
     app = FastAPI(title="distill gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Watching, span=gateway.tracing.request, over=gateway.over)
     app.add_exception_handler(HTTPException, _told)  # type: ignore[arg-type]
     app.add_exception_handler(LimitError, _limited)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
@@ -312,6 +341,13 @@ def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> 
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not gateway.access.is_admin(key.strip()):
             raise HTTPException(401, "no such admin key", {"www-authenticate": "Bearer"})
+
+    @app.get("/metrics", response_class=Response, responses=_described(401))
+    def metrics(request: Request) -> Response:
+        """What Prometheus reads. Where clients have keys, the admin key is asked for."""
+        if gateway.config.access.clients:
+            admin(request)
+        return Response(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     def state() -> RolloutState:
         return RolloutState(mode=gateway.rollout.mode, configured=gateway.config.rollout.mode)

@@ -26,7 +26,10 @@ from distill.errors import ConfigError, InputError, StoreError
 from distill.policy import Policy
 from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
+from distill.serving.dashboard.routes import attach
 from distill.serving.gateway import Gateway, create_app
+from distill.serving.logs import log_config
+from distill.serving.metrics import shared_folder
 from distill.store import Store
 from distill.types import Router
 
@@ -49,17 +52,18 @@ def serve(path: Path, overrides: Sequence[str]) -> None:
     config = configs.load_serve(path, overrides)
     check(config)
     os.environ[_HANDED] = orjson.dumps([str(path.resolve()), list(overrides)]).decode()
-    uvicorn.run(
-        f"{__name__}:app",
-        factory=True,
-        host=config.host,
-        port=config.port,
-        workers=config.workers,
-        access_log=False,
-        server_header=False,
-        log_level=config.telemetry.log_level,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
+    with shared_folder() if config.workers > 1 else contextlib.nullcontext():
+        uvicorn.run(
+            f"{__name__}:app",
+            factory=True,
+            host=config.host,
+            port=config.port,
+            workers=config.workers,
+            access_log=False,
+            server_header=False,
+            log_config=log_config(config.telemetry),
+            timeout_graceful_shutdown=_GRACE_S,
+        )
 
 
 def check(config: ServeConfig) -> None:
@@ -71,6 +75,8 @@ def check(config: ServeConfig) -> None:
             "policy", "the router has no promises", "calibrate it, or set policy.threshold"
         )
     key_of(config.upstream.key_env)
+    if config.prices is not None:
+        configs.load_prices(config.prices)
     Store(config.store).close()
     with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,7 +123,9 @@ def app() -> FastAPI:
             if engine is not None:
                 await asyncio.to_thread(engine.close)
 
-    return create_app(gateway, around)
+    made = create_app(gateway, around)
+    attach(made, gateway, store)
+    return made
 
 
 def _engine_and_router(folder: Path, config: ServeConfig) -> tuple["Engine | None", Router]:

@@ -204,9 +204,14 @@ class Memory:
 
 
 @contextmanager
-def listening(gateway: Gateway) -> Iterator[str]:
-    """The address of a gateway that listens on loopback, on a port of its own."""
-    settings = uvicorn.Config(create_app(gateway), port=0, log_level="critical", lifespan="on")
+def listening(gateway: Gateway, log_config: dict[str, Any] | None = None) -> Iterator[str]:
+    """The address of a gateway that listens on loopback, on a port of its own.
+
+    Args:
+        log_config: where uvicorn's logs go; None: nowhere.
+    """
+    logs = {"log_level": "critical"} if log_config is None else {"log_config": log_config}
+    settings = uvicorn.Config(create_app(gateway), port=0, lifespan="on", **logs)
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()
