@@ -1,29 +1,14 @@
-"""The gateway's app: its routes, and what the requests of one process share.
-
-    POST /v1/chat/completions   decided locally, or passed on (`answering`)
-    any  /v1/...                passed on
-    GET  /healthz               the process is there
-    GET  /readyz                and can answer
-    GET  /metrics               for Prometheus
-    GET  /admin/rollout         the mode, and since when
-    PUT  /admin/rollout         another mode
-    POST /admin/reload          the config file, read again: policy, rollout, limits and keys
-
-Errors of the gateway's own have the shape of the API's.
-"""
+"""What the requests of one process share, and how a request is taken in."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import httpx
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Send
@@ -38,12 +23,12 @@ from distill.serving.answering import Answering, Incoming, Keeper, answer_json
 from distill.serving.attended import Attended
 from distill.serving.chooser import Chooser
 from distill.serving.logs import log_request, log_rollback
-from distill.serving.metrics import CONTENT_TYPE, Metrics
-from distill.serving.rollout import Mode, Rollout
+from distill.serving.metrics import Metrics
+from distill.serving.rollout import Rollout
 from distill.serving.shared import Settings, SharedMode
 from distill.serving.telemetry import Tracing
-from distill.serving.upstream import PREFIX, Headers, Upstream, UpstreamError, inward
-from distill.serving.watching import Seen, Watching, seen_of
+from distill.serving.upstream import Headers, Upstream, UpstreamError, inward
+from distill.serving.watching import Seen, seen_of
 from distill.serving.wire import LimitError
 from distill.store.record import Record
 from distill.types import Router
@@ -53,8 +38,6 @@ BODY_S = 60.0
 
 SESSION = "x-session-id"
 """The header under which a client may name its conversation, for the sake of `canary`."""
-
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class KeepsAll(Keeper, Settings, Protocol):
@@ -277,172 +260,3 @@ def _target(request: Request) -> str:
     path = bytes(scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
     query = bytes(scope["query_string"])
     return (path + (b"?" + query if query else b"")).decode("latin-1")
-
-
-class RolloutChange(BaseModel):
-    """What `PUT /admin/rollout` takes."""
-
-    model_config = ConfigDict(extra="forbid")
-    mode: Literal["off", "shadow", "canary", "on"]
-
-
-class RolloutState(BaseModel):
-    """What the admin endpoints tell."""
-
-    mode: Mode
-    configured: Mode
-
-
-Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-
-
-def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> FastAPI:
-    """The app of one process; it closes the gateway when it ends, and `around` after that."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with around(app):
-            await gateway.start()
-            yield
-            await gateway.close()
-
-    app = FastAPI(title="distill gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Watching, span=gateway.tracing.request, over=gateway.over)
-    app.add_exception_handler(HTTPException, _told)  # type: ignore[arg-type]
-    app.add_exception_handler(LimitError, _limited)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
-
-    @app.post(f"{PREFIX}/chat/completions", openapi_extra=_COMPLETION, responses=_RESPONSES)
-    async def chat_completions(request: Request) -> Response:
-        """A chat completion: a local decision, or the upstream's answer."""
-        return await gateway.chat(request)
-
-    @app.get(f"{PREFIX}/models", responses=_RESPONSES)
-    async def models(request: Request) -> Response:
-        """The upstream's models."""
-        return await gateway.passed(request)
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """The process is there."""
-        return {"status": "ok"}
-
-    @app.get("/readyz", responses={503: {"description": "Not ready."}})
-    async def readyz() -> JSONResponse:
-        """Whether requests can be answered: records can be kept, or need not be."""
-        kept = gateway.store.healthy()
-        ready = kept or gateway.config.store.on_failure == "serve"
-        value = {"ready": ready, "store": kept}
-        if gateway.engine is not None:  # without it, the upstream answers
-            value["engine"] = gateway.engine.ready
-        return JSONResponse(value, 200 if ready else 503)
-
-    def admin(request: Request) -> None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not gateway.access.is_admin(key.strip()):
-            raise HTTPException(401, "no such admin key", {"www-authenticate": "Bearer"})
-
-    @app.get("/metrics", response_class=Response, responses=_described(401))
-    def metrics(request: Request) -> Response:
-        """What Prometheus reads. Where clients have keys, the admin key is asked for."""
-        if gateway.config.access.clients:
-            admin(request)
-        return Response(gateway.metrics.text(), headers={"content-type": CONTENT_TYPE})
-
-    def state() -> RolloutState:
-        return RolloutState(mode=gateway.rollout.mode, configured=gateway.config.rollout.mode)
-
-    @app.get("/admin/rollout", responses=_OF_ADMINS)
-    async def rollout(request: Request) -> RolloutState:
-        """The mode as it is, and as the config has it."""
-        admin(request)
-        return state()
-
-    @app.put("/admin/rollout", responses=_OF_ADMINS)
-    async def switch(request: Request, change: RolloutChange) -> RolloutState:
-        """Switch the mode, of all processes; it holds until the config's own mode changes."""
-        admin(request)
-        try:
-            await gateway.mode.switch(change.mode)
-        except StoreError as error:
-            raise HTTPException(503, str(error), {"retry-after": "1"}) from None
-        return state()
-
-    @app.post("/admin/reload", responses=_OF_ADMINS)
-    async def reload(request: Request) -> RolloutState:
-        """Read the config file again."""
-        admin(request)
-        try:
-            gateway.reload()
-        except InputError as error:
-            raise HTTPException(400, str(error)) from None
-        return state()
-
-    @app.api_route(f"{PREFIX}/{{path:path}}", methods=_METHODS, include_in_schema=False)
-    async def passed(request: Request) -> Response:
-        return await gateway.passed(request)
-
-    return app
-
-
-async def _told(request: Request, error: HTTPException) -> Response:
-    kinds = {401: "authentication_error", 503: "server_error"}
-    return _error(error.status_code, error.detail, kinds.get(error.status_code), error.headers)
-
-
-async def _limited(request: Request, error: LimitError) -> Response:
-    return _error(error.status, str(error))
-
-
-async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    fault = error.errors()[0]
-    place = ".".join(map(str, fault["loc"]))
-    return _error(422, f"{place}: {fault['msg']}")
-
-
-def _error(
-    status: int,
-    message: str,
-    kind: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    body = wire.error_body(message, kind or "invalid_request_error")
-    return Response(body, status, headers, media_type="application/json")
-
-
-def _described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"description": _STATUSES[status]} for status in statuses}
-
-
-_STATUSES = {
-    400: "A request that the gateway or the upstream refuses.",
-    401: "No such key.",
-    408: "The body did not come in time.",
-    413: "Beyond a limit.",
-    422: "Not what is asked for.",
-    502: "The upstream gave no whole answer.",
-    503: "Too much under way, or no record can be kept.",
-    504: "The upstream was too late.",
-}
-_RESPONSES = _described(400, 401, 408, 413, 502, 503, 504)
-_OF_ADMINS = _described(400, 401, 422, 503)
-_COMPLETION = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "messages"],
-                    "properties": {
-                        "model": {"type": "string"},
-                        "messages": {"type": "array", "items": {"type": "object"}},
-                        "tools": {"type": "array", "items": {"type": "object"}},
-                        "stream": {"type": "boolean"},
-                    },
-                    "additionalProperties": True,
-                }
-            }
-        },
-    }
-}

@@ -26,8 +26,9 @@ from distill.errors import ConfigError, InputError, StoreError
 from distill.policy import Policy
 from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
+from distill.serving.app import create_app
 from distill.serving.dashboard.routes import attach
-from distill.serving.gateway import Gateway, create_app
+from distill.serving.gateway import Gateway
 from distill.serving.logs import log_config
 from distill.serving.metrics import shared_folder
 from distill.store import Store

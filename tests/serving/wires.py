@@ -18,7 +18,8 @@ import uvicorn
 
 from distill.config import ServeConfig
 from distill.errors import StoreError
-from distill.serving.gateway import Gateway, create_app
+from distill.serving.app import create_app
+from distill.serving.gateway import Gateway
 from distill.store.record import Record
 from distill.types import Context, Decision, Message, ToolCall
 
