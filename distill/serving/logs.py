@@ -6,8 +6,10 @@ headers are held at `warning`.
 """
 
 import logging
+import select
+import sys
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -30,11 +32,7 @@ def log_config(config: TelemetryConfig) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": JsonLines}},
         "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "formatter": "json",
-                "stream": "ext://sys.stderr",
-            }
+            "stderr": {"()": Dropping, "formatter": "json"},
         },
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {
@@ -44,6 +42,36 @@ def log_config(config: TelemetryConfig) -> dict[str, Any]:
             **{name: {"level": least} for name in _QUIET},
         },
     }
+
+
+class Dropping(logging.StreamHandler[TextIO]):
+    """Writes to standard error, and drops lines while nobody reads them, for no request to wait.
+
+    The lines that were dropped are counted in the next one that is not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not _takes(self.stream):
+            self._dropped += 1
+            return
+        if self._dropped:
+            record.__dict__["dropped"], self._dropped = self._dropped, 0
+        super().emit(record)
+
+
+def _takes(stream: TextIO) -> bool:
+    """Whether a line can be written at once: of a pipe, that it has room for a page."""
+    try:
+        place = stream.fileno()
+    except (OSError, ValueError):
+        return True  # no file: a test's
+    poll = select.poll()
+    poll.register(place, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 class JsonLines(JsonFormatter):

@@ -1,6 +1,8 @@
 """Who may see the dashboard and judge on it, and that it says what it does not know."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -204,6 +206,14 @@ def test_a_judgement_that_is_none_is_refused(shown):
     assert judge(shown, "0" * 32, "accept", **OWN).status_code == 404
     assert judge(shown, "x" * 2000, "accept", **OWN).status_code == 413
     assert shown.store.get(made.id).accepted is None
+
+
+def test_a_gateway_that_nobody_looks_at_loads_none_of_it():
+    """Seconds of its start, and memory that it keeps."""
+    heavy = "{'datasets', 'scipy', 'sklearn', 'matplotlib', 'opentelemetry.sdk'}"
+    script = f"import sys, distill.serving.process; print({heavy} & sys.modules.keys())"
+    command = [sys.executable, "-c", script]
+    assert subprocess.check_output(command, text=True).strip() == "set()"
 
 
 HOSTILE = "</pre><script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"

@@ -3,6 +3,7 @@
 import json
 import logging
 import logging.config
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from wires import TOOL, answer_of, body, calls, events, http
 
 from distill.config import TelemetryConfig
 from distill.serving.access import key_hash
-from distill.serving.logs import log_config
+from distill.serving.logs import Dropping, JsonLines, log_config
 from distill.types import Decision, Message, ToolCall
 
 SECRET = "sw0rdfish"
@@ -155,6 +156,24 @@ def test_nothing_secret_is_logged_whatever_happens(stand, lines):
     (failure,) = [line for line in lines.all() if "exc_info" in line]
     assert "RuntimeError" in failure["exc_info"]
     assert "answering.py" in failure["exc_info"], "where it happened can be found"
+
+
+def test_no_request_waits_for_a_reader_of_logs_that_hangs(tmp_path):
+    """A pipe holds some hundred lines; what came after them is counted when it is read again."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", 0) as reader, os.fdopen(writing, "w") as stderr:
+        handler = Dropping()
+        handler.setStream(stderr)
+        handler.setFormatter(JsonLines())
+        for i in range(1000):
+            handler.emit(logging.makeLogRecord({"msg": "x" * 1000, "number": i}))
+        before = b""
+        while not before.endswith(b"\n") or before.count(b"\n") < 10:
+            before += reader.read(100_000)
+        handler.emit(logging.makeLogRecord({"msg": "again"}))
+        written = [json.loads(line) for line in (before + reader.read(100_000)).splitlines()]
+    assert written[-1]["message"] == "again"
+    assert written[-1]["dropped"] == 1000 - (len(written) - 1)
 
 
 def test_probes_are_logged_only_where_everything_is(stand, lines):

@@ -12,6 +12,7 @@ from base64 import b64decode
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI, Request
@@ -22,14 +23,18 @@ from starlette.responses import RedirectResponse, Response
 from distill.config import PricesConfig, load_prices
 from distill.errors import InputError, StoreError
 from distill.evaluation import formats
-from distill.serving.dashboard.reference import Reference, reference_of
-from distill.serving.dashboard.view import SPANS, view
 from distill.serving.gateway import Gateway, read_body
 from distill.store import Store
 from distill.types import Decision
 
+if TYPE_CHECKING:
+    from distill.serving.dashboard.reference import Reference
+    from distill.serving.dashboard.view import View
+
+# What reads figures is imported when somebody looks: it takes seconds, a gateway none.
+
 PATH = "/dashboard"
-_DAYS = 7
+_SPANS, _DAYS = (1, 7, 30), 7
 _MOST_FORM = 1000
 _JUDGEMENTS = {"accept": True, "reject": False, "undo": None}
 
@@ -52,7 +57,7 @@ def attach(app: FastAPI, gateway: Gateway, store: Store) -> None:
             view=_view(store, days, prices, reference()),
             mode=gateway.rollout.mode,
             configured=gateway.config.rollout.mode,
-            spans=list(SPANS),
+            spans=_SPANS,
             path=PATH,
             nonce=nonce,
             fmt=formats,
@@ -84,15 +89,19 @@ def attach(app: FastAPI, gateway: Gateway, store: Store) -> None:
 
 
 def _view(
-    store: Store, days: int, prices: PricesConfig | None, reference: Reference | str
-) -> object:
+    store: Store, days: int, prices: PricesConfig | None, reference: "Reference | str"
+) -> "View":
+    from distill.serving.dashboard.view import view  # noqa: PLC0415
+
     try:
         return view(store, days, datetime.now(UTC), prices=prices, reference=reference)
     except StoreError as error:
         raise HTTPException(503, str(error), {"retry-after": "1"}) from None
 
 
-def _reference(router: Path) -> Reference | str:
+def _reference(router: Path) -> "Reference | str":
+    from distill.serving.dashboard.reference import reference_of  # noqa: PLC0415
+
     try:
         return reference_of(router)
     except InputError as error:
@@ -102,7 +111,7 @@ def _reference(router: Path) -> Reference | str:
 def _days(request: Request) -> int:
     """What the address asks for, where it is a span that there is."""
     asked = request.query_params.get("days", "")
-    return int(asked) if asked in map(str, SPANS) else _DAYS
+    return int(asked) if asked in map(str, _SPANS) else _DAYS
 
 
 def _require_admin(request: Request, gateway: Gateway) -> None:

@@ -21,8 +21,8 @@ from distill.types import Decision
 TAKEN = (str(Reason.TAKEN), OVER_BUDGET)
 """Reasons of decisions that the policy takes, whoever answered."""
 
-SPANS = {1: timedelta(hours=1), 7: timedelta(hours=6), 30: timedelta(days=1)}
-"""Days that may be looked at, and the width of a bar in their plots."""
+_WIDTHS = {1: timedelta(hours=1), 7: timedelta(hours=6), 30: timedelta(days=1)}
+"""How wide a bar is where so many days are looked at."""
 
 LEAST = 20
 """Requests from which on a median or a mean stands for others."""
@@ -135,13 +135,13 @@ def view(
     """Read the figures of the latest days.
 
     Args:
-        days: one of `SPANS`.
+        days: 1, 7 or 30.
         reference: or why there is none.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    width = SPANS[days]
+    width = _WIDTHS[days]
     begins = _floor(now, width) - timedelta(days=days) + width
     found = reader.figures(begins)
     bars = [Sums(begins + i * width) for i in range(int(timedelta(days=days) / width))]
