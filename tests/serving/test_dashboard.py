@@ -154,7 +154,7 @@ def test_without_the_run_drift_is_unknown(shown):
     assert "Drift from the training set missing: the run is not evaluated" in said
 
 
-def judge(made, record: str, judgement: str, **headers: str) -> httpx.Response:
+def judge(made, record: str | list[str], judgement: str, **headers: str) -> httpx.Response:
     return httpx.post(
         f"{made.url}/dashboard?days=30",
         auth=ADMIN,
@@ -204,7 +204,10 @@ def test_a_judgement_that_is_none_is_refused(shown):
     shown.keep(made)
     assert judge(shown, made.id, "delete", **OWN).status_code == 400
     assert judge(shown, "0" * 32, "accept", **OWN).status_code == 404
+    assert judge(shown, "\0", "accept", **OWN).status_code == 400
     assert judge(shown, "x" * 2000, "accept", **OWN).status_code == 413
+    twice = [made.id, made.id]
+    assert judge(shown, twice, "delete", **OWN).status_code == 400
     assert shown.store.get(made.id).accepted is None
 
 

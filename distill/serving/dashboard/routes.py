@@ -7,6 +7,7 @@ with a form on anybody's page, so a judgement must come from the page itself, as
 
 import asyncio
 import json
+import re
 import secrets
 from base64 import b64decode
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 PATH = "/dashboard"
 _SPANS, _DAYS = (1, 7, 30), 7
 _MOST_FORM = 1000
+_ID = re.compile("[0-9a-f]{32}")
 _JUDGEMENTS = {"accept": True, "reject": False, "undo": None}
 
 
@@ -76,9 +78,9 @@ def attach(app: FastAPI, gateway: Gateway, store: Store) -> None:
         _require_admin(request, gateway)
         _require_own_page(request)
         form = parse_qs((await read_body(request, _MOST_FORM)).decode("latin-1"))
-        (record,), (judgement,) = form.get("id", [""]), form.get("judgement", [""])
-        if judgement not in _JUDGEMENTS:
-            raise HTTPException(400, "judgement: accept, reject or undo")
+        record, judgement = (form.get(name, [""])[-1] for name in ("id", "judgement"))
+        if judgement not in _JUDGEMENTS or not _ID.fullmatch(record):
+            raise HTTPException(400, "an id, and a judgement: accept, reject or undo")
         try:
             found = await asyncio.to_thread(store.accept, record, _JUDGEMENTS[judgement])
         except StoreError as error:

@@ -3,8 +3,8 @@
 What is not known is None, with the reason beside it, and never 0.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -121,7 +121,7 @@ class View:
     """Why there is no drift to be told, or what it is of."""
     unknown_tools: list[tuple[str, int]]
     """Tools that the upstream called and the teacher never did in training."""
-    disagreements: list[Disagreed] = field(default_factory=list)
+    disagreements: list[Disagreed]
 
 
 def view(
@@ -167,7 +167,7 @@ def view(
         drifts=drifts,
         drift_note=note,
         unknown_tools=unknown,
-        disagreements=list(_disagreements(reader)),
+        disagreements=_disagreements(reader),
     )
 
 
@@ -244,7 +244,7 @@ def _of(live: Decided, reference: Reference) -> str:
     )
 
 
-def _disagreements(reader: Reader) -> Sequence[Disagreed]:
+def _disagreements(reader: Reader) -> list[Disagreed]:
     shown = []
     for item in reader.disagreements(_DISAGREEMENTS):
         record = reader.get(item.id)
