@@ -56,6 +56,16 @@ def config(**changes: Any) -> EngineConfig:
     return EngineConfig(**(values | {"environment": environment} | changes))
 
 
+def over_the_wire(message: dict[str, Any]) -> dict[str, Any]:
+    """The message as the API has it: calls' arguments are JSON in a string."""
+    calls = [
+        made
+        | {"function": made["function"] | {"arguments": json.dumps(made["function"]["arguments"])}}
+        for made in message.get("tool_calls", [])
+    ]
+    return message | {"tool_calls": calls} if calls else message
+
+
 def differing(found: list[Decision], expected: list[Decision]) -> list[tuple[Decision, Decision]]:
     """The pairs that differ in action, tools or arguments."""
     pairs = zip(found, expected, strict=True)
@@ -88,41 +98,46 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return made
 
 
-class TestDecoder:
-    @pytest.fixture(scope="class")
-    def folder(self, make: Any) -> Path:
-        return make("decoder")
+@pytest.fixture(scope="module")
+def folder(make: Any) -> Path:
+    return make("decoder")
 
-    @pytest.fixture(scope="class")
-    def adapters(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        adapters = tmp_path_factory.mktemp("adapters")
-        shutil.copytree(folder, adapters / "second")
-        return adapters
 
-    @pytest.fixture(scope="class")
-    def engine(self, folder: Path, adapters: Path) -> Iterator[Engine]:
-        with Engine(folder, config(adapters=adapters)) as engine:
-            engine.wait_ready()
-            yield engine
+@pytest.fixture(scope="module")
+def adapters(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    adapters = tmp_path_factory.mktemp("adapters")
+    shutil.copytree(folder, adapters / "second")
+    return adapters
 
-    def test_prompts_are_the_tokens_that_training_saw(self, folder: Path, engine: Engine):
-        router: Any = load_router(folder)
-        for context in CONTEXTS:
-            chat = render_chat(context, router.config.render)
-            found = engine.client.tokenize(engine.model(folder), chat.messages, chat.tools)
-            assert found == router.format.ids(router.format.prompt(context))
 
-    def test_decisions_are_those_in_process(self, folder: Path, engine: Engine):
-        expected = load_router(folder).decide(CONTEXTS)
-        assert {d.action for d in expected} == {"call", "reply"}
-        assert_same(served_router(folder, engine).decide(CONTEXTS), expected)
+@pytest.fixture(scope="module")
+def engine(folder: Path, adapters: Path) -> Iterator[Engine]:
+    with Engine(folder, config(adapters=adapters)) as engine:
+        engine.wait_ready()
+        yield engine
 
-    def test_adapters_come_and_go(self, folder: Path, engine: Engine):
-        expected = load_router(folder).decide(CONTEXTS[:4])
-        router = served_router(engine.load("second"), engine)
-        assert_same(router.decide(CONTEXTS[:4]), expected)
-        engine.unload("second")
-        assert all(d.error for d in router.decide(CONTEXTS[:1]))
+
+def test_prompts_of_a_decoder_are_the_tokens_that_training_saw(folder: Path, engine: Engine):
+    router: Any = load_router(folder)
+    for context in CONTEXTS:
+        chat = render_chat(context, router.config.render)
+        messages = [over_the_wire(message) for message in chat.messages]
+        found = engine.client.tokenize(engine.model(folder), messages, chat.tools)
+        assert found == router.format.ids(router.format.prompt(context))
+
+
+def test_a_decoder_decides_as_in_process(folder: Path, engine: Engine):
+    expected = load_router(folder).decide(CONTEXTS)
+    assert {d.action for d in expected} == {"call", "reply"}
+    assert_same(served_router(folder, engine).decide(CONTEXTS), expected)
+
+
+def test_adapters_come_and_go(folder: Path, engine: Engine):
+    expected = load_router(folder).decide(CONTEXTS[:4])
+    router = served_router(engine.load("second"), engine)
+    assert_same(router.decide(CONTEXTS[:4]), expected)
+    engine.unload("second")
+    assert all(d.error for d in router.decide(CONTEXTS[:1]))
 
 
 @pytest.mark.parametrize("kind", ["encoder", "open"])

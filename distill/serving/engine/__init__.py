@@ -5,10 +5,12 @@
         router = served_router(run, engine)
 
 `plan` says what is served of which router and by which command line, `engine` starts and watches
-the process, `client` asks it over HTTP, and `routers` are the routers.
+the process, `client` asks it over HTTP, `routers` are the routers, and `attached` is what a further
+gateway process has in place of an engine of its own.
 """
 
+from distill.serving.engine.attached import Attached
 from distill.serving.engine.engine import Engine, Timing
 from distill.serving.engine.routers import ServedRouter, served_router
 
-__all__ = ["Engine", "ServedRouter", "Timing", "served_router"]
+__all__ = ["Attached", "Engine", "ServedRouter", "Timing", "served_router"]

@@ -1,4 +1,4 @@
-"""What is asked of vLLM over HTTP: completions under a grammar, pooled states, adapters, health.
+"""What is asked of vLLM over HTTP: completions, scores, pooled states, adapters, health.
 
 Every answer is checked before it is believed; what goes wrong is an `EngineError`. Nothing is asked
 twice: whoever asked has an LLM to fall back on. Knows no router and no process.
@@ -9,7 +9,7 @@ from base64 import b64decode
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import httpx
 import numpy as np
@@ -24,6 +24,12 @@ _MOST_BYTES = 256 * 1024 * 1024
 _KEPT_S = 2.0
 """Less than vLLM keeps an idle connection, so that none is used as it closes."""
 _DETAIL = 300
+_ROUNDING = 1e-3
+"""By how much a logarithm may exceed 0."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
 
 Vectors = npt.NDArray[np.float32]
 
@@ -45,7 +51,7 @@ class Client:
         url: where vLLM is, without `/v1`.
         key: what it asks of `/v1`.
         request_s: for one answer, all of it.
-        together: requests under way at once in `complete`.
+        together: requests under way at once in `each`.
         on_timeout: told of each answer that did not come in time.
         transport: what carries requests, in place of the network.
     """
@@ -75,50 +81,68 @@ class Client:
         self._http.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def complete(
-        self, model: str, prompts: Sequence[list[int]], grammars: Sequence[str], most: int
-    ) -> list[Written | EngineError]:
-        """Greedy completions of token ids, each under its Lark grammar, all at once.
+    def each(
+        self, ask: Callable[[A, B], T], ones: Sequence[A], others: Sequence[B]
+    ) -> list[T | EngineError]:
+        """`ask` of each pair, all at once, or the error that it raised."""
 
-        Args:
-            model: an adapter's name.
-            most: new tokens at most.
-        """
-
-        def one(prompt: list[int], grammar: str) -> Written | EngineError:
+        def asked(one: A, other: B) -> T | EngineError:
             try:
-                return self._complete(model, prompt, grammar, most)
+                return ask(one, other)
             except EngineError as error:
                 return error
 
         try:
-            return list(self._pool.map(one, prompts, grammars))
+            return list(self._pool.map(asked, ones, others))
         except (RuntimeError, CancelledError):  # it was closed
-            return [EngineError(self.url, "was stopped", "start it again")] * len(prompts)
+            return [EngineError(self.url, "was stopped", "start it again")] * len(ones)
 
-    def _complete(self, model: str, prompt: list[int], grammar: str, most: int) -> Written:
-        value = self._post(
-            "/v1/completions",
-            {
-                "model": model,
-                "prompt": prompt,
-                "structured_outputs": {"grammar": grammar},
-                "max_tokens": most,
-                "temperature": 0,
-                "logprobs": 0,
-                "return_token_ids": True,
-            },
-        )
+    def write(
+        self, model: str, prompt: list[int], most: int, grammar: str | None = None
+    ) -> Written:
+        """A greedy completion of token ids.
+
+        Args:
+            model: an adapter's name.
+            most: new tokens at most.
+            grammar: a Lark grammar that it is held to. Its log-probabilities are then those among
+                the allowed tokens alone, since vLLM masks before it looks: `score` has the others.
+        """
+        held = {} if grammar is None else {"structured_outputs": {"grammar": grammar}}
+        body = {"model": model, "prompt": prompt, "max_tokens": most, "temperature": 0}
+        body |= {"logprobs": 0, "return_token_ids": True, **held}
+        choice = self._choice(body)
         try:
-            (choice,) = value["choices"]
-            ids, found = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            ids = [int(i) for i in choice["token_ids"]]
+            found = [float(v) for v in choice["logprobs"]["token_logprobs"]]
             reason = choice["finish_reason"]
-            ids, found = [int(i) for i in ids], [float(v) for v in found]
         except (KeyError, TypeError, ValueError):
             raise self._fault("a completion without tokens or log-probabilities") from None
-        if len(ids) != len(found) or not ids or len(ids) > most or max(found) > 1e-3:
+        if len(ids) != len(found) or not ids or len(ids) > most or max(found) > _ROUNDING:
             raise self._fault("tokens and log-probabilities that do not fit each other")
         return Written(ids, found, reason == "stop")
+
+    def score(self, model: str, prompt: list[int], ids: list[int]) -> list[float]:
+        """The model's own log-probabilities of `ids` after the prompt, in one more reading."""
+        body = {"model": model, "prompt": [*prompt, *ids], "max_tokens": 0, "temperature": 0}
+        body |= {"logprobs": 0, "return_token_ids": True, "echo": True}
+        choice = self._choice(body)
+        try:
+            whole = choice["logprobs"]["token_logprobs"]
+            found = [float(v) for v in whole[len(prompt) :]]
+        except (KeyError, TypeError, ValueError):
+            raise self._fault("no log-probabilities") from None
+        if len(found) != len(ids) or max(found) > _ROUNDING:
+            raise self._fault("log-probabilities that do not fit what was asked")
+        return found
+
+    def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
+        value = self._post("/v1/completions", body)
+        try:
+            (choice,) = value["choices"]
+        except (KeyError, TypeError, ValueError):
+            raise self._fault("no completion") from None
+        return cast(dict[str, Any], choice)
 
     def pool(self, model: str, rows: Sequence[list[int]], task: str) -> list[Vectors]:
         """What vLLM's pooling runner makes of rows of token ids: the floats of each, flat.

@@ -1,15 +1,16 @@
 """vLLM as a child process: started, watched, started again, and its adapters.
 
 One thread owns the process. The engine is ready when it lists the model under its name and has
-answered one request for it; from then on it is asked for its health every few seconds. It is
-started again, each time after a longer wait, where it ends, stops answering, or lets a request run
-out of time and then cannot answer the smallest one either, since vLLM's own health stays good when
-its computation hangs. One that was never ready is not started again: there its last lines tell what
-is wrong with the model, the options or the machine.
+answered the smallest request for it; from then on it is asked for its health every few seconds, and
+that request is made again now and then, and at once when another ran out of time: vLLM's own health
+stays good when its computation hangs. It is started again, each time after a longer wait, where it
+ends or does not answer. One that was never ready is not started again: there its last lines tell
+what is wrong with the model, the options or the machine.
 
 Multi-node, tensor- and data-parallel serving are vLLM's own options, passed through.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -25,20 +26,26 @@ from types import TracebackType
 from distill.config import EngineConfig
 from distill.errors import EngineError, RouterError
 from distill.routers.decoder import ADAPTER_FILES
-from distill.routers.folder import fingerprint
 from distill.serving.engine.child import Child
 from distill.serving.engine.client import Client
 from distill.serving.engine.installed import installed
-from distill.serving.engine.plan import HOST, NAME, Adapter, command, model_folder, served
+from distill.serving.engine.plan import (
+    HOST,
+    NAME,
+    Adapter,
+    command,
+    content_name,
+    model_folder,
+    own_name,
+    served,
+)
 
-_OWN = f"{NAME}:own"
-"""How the router's own adapter is called, as no folder in `engine.adapters` can be."""
+log = logging.getLogger(__name__)
+
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TOLD_LINES = 30
 """Of the child's last lines in an error."""
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "1"}
-_PROBE = "start: /(.|\\n)+/"
-"""Any text: what the smallest request writes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Timing:
     """Between questions for its health."""
     misses: int = 3
     """Bad answers in a row to them until it counts as hung."""
+    probe: float = 30.0
+    """Between smallest requests."""
     first_wait: float = 1.0
     """Before it is started again; doubled each time in a row."""
     most_wait: float = 60.0
@@ -86,7 +95,7 @@ class Engine:
             if self.part.base is None:
                 self._model = model_folder(self.part, self._work)
             else:
-                self._own = self._snapshot(_OWN, self._source)
+                self._own = self._snapshot(own_name(self.part), self._source)
                 self.part = replace(self.part, folder=self._own.folder)
             self._rank = self._largest_rank()
             self._command()
@@ -94,9 +103,7 @@ class Engine:
             shutil.rmtree(self._work, ignore_errors=True)
             raise
         self.url = f"http://{HOST}:{config.port}"
-        self.client = Client(
-            self.url, self._environment["VLLM_API_KEY"], config.request_s, on_timeout=self._suspect
-        )
+        self.client = Client(self.url, self.key, config.request_s, on_timeout=self._suspect)
         self._lock = Lock()
         self._ready, self._over, self._closing, self._suspected = (Event() for _ in range(4))
         self._child: Child | None = None
@@ -145,6 +152,11 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def key(self) -> str:
+        """What `Attached` needs to ask it; a secret, for the environment of child processes."""
+        return self._environment["VLLM_API_KEY"]
 
     @property
     def ready(self) -> bool:
@@ -272,7 +284,7 @@ class Engine:
             raise RouterError(
                 folder / name, "is no decoder on the engine's base model", "give it another engine"
             )
-        adapter = self._snapshot(name, part.folder)
+        adapter = self._snapshot(content_name(name, part.folder), part.folder)
         if adapter.rank > self._rank:
             raise RouterError(
                 folder / name,
@@ -282,12 +294,10 @@ class Engine:
         return adapter
 
     def _snapshot(self, name: str, folder: Path) -> Adapter:
-        """A copy under a name of its content's: vLLM keeps what it computed by adapters' names."""
-        full = f"{name}-{fingerprint(folder)[:12]}"
-        copy = self._work / full
+        copy = self._work / name
         if not copy.exists():
             shutil.copytree(folder, copy)
-        return Adapter(full, copy)
+        return Adapter(name, copy)
 
     def _largest_rank(self) -> int:
         ranks = [self._own.rank] if self._own else [1]
@@ -318,6 +328,15 @@ class Engine:
         )
 
     def _supervise(self) -> None:
+        try:
+            self._go_on_living()
+        except Exception as error:
+            self._last_error = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._over.set()
+
+    def _go_on_living(self) -> None:
         row, ever = 0, False
         while not self._closing.is_set():
             reason, ready_s = self._live()
@@ -327,11 +346,12 @@ class Engine:
             if ready_s is not None and ready_s > self._timing.settled:
                 row = 0
             if not ever or row == self.config.restarts:
+                log.error("the engine is over: %s", reason)
                 break
             wait = min(self._timing.first_wait * 2**row, self._timing.most_wait)
             row += 1
+            log.warning("the engine %s; it is started again in %g s", reason, wait)
             self._closing.wait(wait)
-        self._over.set()
 
     def _live(self) -> tuple[str | None, float | None]:
         """One life of the process.
@@ -349,6 +369,7 @@ class Engine:
             reason = self._start(child)
             if reason is None and not self._closing.is_set():
                 since = time.monotonic()
+                log.info("the engine is ready")
                 self._ready.set()
                 reason = self._watch(child)
             ready_s = None if since is None else time.monotonic() - since
@@ -380,16 +401,18 @@ class Engine:
 
     def _watch(self, child: Child) -> str | None:
         """Wait until it is down; None where the engine is being closed."""
-        missed, asked = 0, time.monotonic()
+        missed, asked, probed = 0, time.monotonic(), time.monotonic()
         while not self._closing.wait(self._timing.poll):
             if child.status is not None:
                 return f"ended with status {child.status}"
-            if self._suspected.is_set():
+            if self._suspected.is_set() or time.monotonic() - probed > self._timing.probe:
                 self._suspected.clear()
                 try:
                     self._probe()
                 except EngineError as error:
-                    return f"hung: {error}"
+                    if child.status is None:
+                        return f"hung: {error.fault}"
+                probed = time.monotonic()
             if time.monotonic() - asked >= self._timing.health:
                 missed = 0 if self.client.healthy() else missed + 1
                 asked = time.monotonic()
@@ -402,9 +425,7 @@ class Engine:
         if self._own is None:
             self.client.pool(NAME, [[1]], self.part.task)
             return
-        (answer,) = self.client.complete(self._own.name, [[1]], [_PROBE], 1)
-        if isinstance(answer, EngineError):
-            raise answer
+        self.client.write(self._own.name, [1], 1)
 
     def _suspect(self) -> None:
         self._suspected.set()

@@ -23,7 +23,7 @@ from distill.errors import ConfigError, RouterError
 from distill.routers import pretrained
 from distill.routers.cascade import SECOND
 from distill.routers.decoder import ADAPTER_FILES
-from distill.routers.folder import RouterFile, read_router_file, require_files
+from distill.routers.folder import RouterFile, fingerprint, read_router_file, require_files
 from distill.routers.load import router_folder
 from distill.runs import read_json
 from distill.serving.engine.installed import Installed
@@ -31,6 +31,8 @@ from distill.serving.engine.installed import Installed
 HOST = "127.0.0.1"
 NAME = "router"
 """What vLLM calls the model: a decoder's base, or the encoder."""
+_OWN = f"{NAME}:own"
+"""What the router's own adapter is called, as no folder of adapters can be."""
 
 Task = Literal["complete", "embed", "token_embed"]
 Options = Mapping[str, str | int | float | bool | None]
@@ -74,6 +76,16 @@ class Adapter:
         if not isinstance(rank, int) or not 1 <= rank <= _RANKS[-1]:
             raise RouterError(place, f"rank {rank!r}", f"vLLM takes 1 to {_RANKS[-1]}")
         return rank
+
+
+def content_name(name: str, folder: Path) -> str:
+    """A name of its content's: vLLM keeps what it computed by adapters' names."""
+    return f"{name}-{fingerprint(folder)[:12]}"
+
+
+def own_name(part: Served) -> str:
+    """Under which name vLLM serves the router itself."""
+    return NAME if part.base is None else content_name(_OWN, part.folder)
 
 
 def served(path: Path) -> Served:
@@ -181,7 +193,7 @@ def _decoder(
         "max-model-len": "auto",
         # The base's own settings would speak against tools that the prompt has named.
         "generation-config": "vllm",
-        # Before masks and penalties: what a confidence is made of.
+        # Before penalties and temperature: what a confidence is made of.
         "logprobs-mode": "raw_logprobs",
         "structured-outputs-config": '{"backend":"guidance"}',
     }

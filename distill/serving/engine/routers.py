@@ -21,9 +21,12 @@ from distill.routers.folder import RouterFile, read_router_file
 from distill.routers.grammar import for_older
 from distill.routers.load import load_as, load_router, router_folder
 from distill.routers.open_encoder import OpenEncoderRouter
-from distill.serving.engine.client import Vectors, Written
+from distill.serving.engine.attached import Attached
+from distill.serving.engine.client import Vectors
 from distill.serving.engine.engine import Engine
 from distill.types import Context, Decision, Router
+
+AnyEngine = Engine | Attached
 
 
 class ServedRouter:
@@ -53,7 +56,7 @@ class ServedDecoder(DecodingRouter):
     batch = 64
 
     def __init__(
-        self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, engine: Engine, model: str
+        self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, engine: AnyEngine, model: str
     ) -> None:
         super().__init__(file, tokenizer)
         self._engine, self._model = engine, model
@@ -63,25 +66,31 @@ class ServedDecoder(DecodingRouter):
             self._engine.require_ready()
         except EngineError as error:
             return [_failed(error)] * len(prompts)
-        texts = [self.format.grammars.spaced(grammar) for grammar in grammars]
-        if not self._engine.installed.escapes:
-            texts = [for_older(text) for text in texts]
-        answers = self._engine.client.complete(
-            self._model, prompts, texts, self.config.max_new_tokens
-        )
-        return [
-            self._completion(answer, grammar)
-            for answer, grammar in zip(answers, grammars, strict=True)
-        ]
+        answers = self._engine.client.each(self._complete, prompts, grammars)
+        return [_failed(a) if isinstance(a, EngineError) else a for a in answers]
 
-    def _completion(self, answer: Written | EngineError, grammar: str) -> Completion:
-        """Whole only where the grammar allows what was written, whatever the engine made of it."""
-        if isinstance(answer, EngineError):
-            return _failed(answer)
-        allowed = self.format.grammars.matcher(grammar).validate_tokens(answer.ids)
-        end = self.tokenizer.eos_token_id
-        whole = answer.ended and answer.ids[-1] == end and allowed == len(answer.ids)
-        return Completion(answer.ids, answer.log_probabilities, whole)
+    def _complete(self, prompt: list[int], grammar: str) -> Completion:
+        """What greedy decoding within the grammar writes, whatever the engine makes of grammars.
+
+        Without one at first: as long as every token is allowed a grammar changes none, and a
+        trained router seldom needs it. That spares the engine the grammar, and log-probabilities
+        are the model's own; those of a completion that was held to a grammar are read once more.
+        """
+        client, most = self._engine.client, self.config.max_new_tokens
+        written = client.write(self._model, prompt, most)
+        own = written.log_probabilities
+        if not self._allowed(grammar, written.ids):
+            text = self.format.grammars.spaced(grammar)
+            text = text if self._engine.installed.escapes else for_older(text)
+            written = client.write(self._model, prompt, most, text)
+            if not self._allowed(grammar, written.ids):
+                return Completion(written.ids, [], whole=False)
+            own = client.score(self._model, prompt, written.ids)
+        whole = written.ended and written.ids[-1] == self.tokenizer.eos_token_id
+        return Completion(written.ids, own, whole)
+
+    def _allowed(self, grammar: str, ids: list[int]) -> bool:
+        return self.format.grammars.matcher(grammar).validate_tokens(ids) == len(ids)
 
     def save(self, path: Path) -> None:
         raise RouterError(path, "a served decoder has no weights", "copy its folder")
@@ -93,7 +102,7 @@ class ServedEncoder(EncodingRouter):
     batch = 64
 
     def __init__(
-        self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, engine: Engine, model: str
+        self, file: RouterFile, tokenizer: PreTrainedTokenizerBase, engine: AnyEngine, model: str
     ) -> None:
         super().__init__(file, tokenizer)
         self._engine, self._model = engine, model
@@ -122,7 +131,7 @@ def _words(error: EngineError) -> str:
 class _States(nn.Module):
     """An encoder in the engine: padded token rows -> the last states."""
 
-    def __init__(self, engine: Engine, model: str) -> None:
+    def __init__(self, engine: AnyEngine, model: str) -> None:
         super().__init__()
         self._engine, self._model = engine, model
 
@@ -150,12 +159,12 @@ def _rows(input_ids: TokenRows, attention_mask: TokenRows) -> list[list[int]]:
     ]
 
 
-def _pool(engine: Engine, model: str, task: str, rows: list[list[int]]) -> list[Vectors]:
+def _pool(engine: AnyEngine, model: str, task: str, rows: list[list[int]]) -> list[Vectors]:
     engine.require_ready()
     return engine.client.pool(model, rows, task)
 
 
-def served_router(path: str | Path, engine: Engine) -> ServedRouter:
+def served_router(path: str | Path, engine: AnyEngine) -> ServedRouter:
     """The counterpart of `load_router`, with the neural part in the engine.
 
     Args:
@@ -176,7 +185,7 @@ def served_router(path: str | Path, engine: Engine) -> ServedRouter:
     return ServedRouter(router, file)
 
 
-def _served(folder: Path, file: RouterFile, engine: Engine) -> Router:
+def _served(folder: Path, file: RouterFile, engine: AnyEngine) -> Router:
     model = engine.model(folder)
     if file.config.kind == "encoder" and engine.part.task == "token_embed":
         return OpenEncoderRouter.around(_States(engine, model), folder, file)

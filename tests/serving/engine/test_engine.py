@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from fake_engine import FakeVllm, alive, eventually
 from small_shop import ask
 
 from distill.errors import EngineError, RouterError
-from distill.serving.engine import Engine, Timing, served_router, warden
+from distill.serving.engine import Attached, Engine, Timing, served_router, warden
 from distill.types import Decision
 
 FAST = Timing(poll=0.02, health=0.05, first_wait=0.02, most_wait=0.05, settled=0.0, stop=2.0)
@@ -80,6 +81,14 @@ def test_one_whose_requests_hang_is_started_again(vllm: FakeVllm, decoder: Path)
         eventually(lambda: engine.ready)
         assert engine.last_error.startswith("hung: ")
         assert len(vllm.starts) > 1
+
+
+def test_one_that_hangs_unasked_is_started_again(vllm: FakeVllm, decoder: Path):
+    with Engine(decoder, vllm.config(request_s=0.5), replace(FAST, probe=0.05)) as engine:
+        engine.wait_ready(60)
+        vllm.does(answers={"/v1/completions": "hangs"})
+        eventually(lambda: len(vllm.starts) > 1)
+        assert engine.last_error.startswith("hung: no answer in 0.5 s")
 
 
 def test_one_in_bad_health_is_started_again(vllm: FakeVllm, decoder: Path):
@@ -151,9 +160,10 @@ def test_one_that_cannot_answer_is_not_ready(vllm: FakeVllm, decoder: Path):
     [
         (500, "HTTP 500"),
         (429, "HTTP 429"),
-        ("{", "without tokens"),
-        ("[]", "without tokens"),
-        ('{"choices": []}', "without tokens"),
+        ("{", "no completion"),
+        ("[]", "no completion"),
+        ('{"choices": []}', "no completion"),
+        ('{"choices": [1]}', "without tokens"),
         ('{"choices": [{"token_ids": [0], "logprobs": null, "finish_reason": "stop"}]}', "without"),
         (
             '{"choices": [{"token_ids": [0], "logprobs": {"token_logprobs": [-1, -1]},'
@@ -230,6 +240,30 @@ def test_the_child_gets_the_gateways_environment_but_its_pythons(
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_another_process_may_ask_it(vllm: FakeVllm, decoder: Path):
+    config = vllm.config()
+    engine = Engine(decoder, config, FAST)
+    early = Attached(decoder, config, engine.key)
+    assert not early.ready
+    with engine:
+        engine.wait_ready(60)
+        attached = Attached(decoder, config, engine.key)
+        assert attached.ready
+        assert attached.model(decoder) == engine.model(decoder)
+        asked = [ask("hello")]
+        found = served_router(decoder, attached).decide(asked)
+        assert found == served_router(decoder, engine).decide(asked)
+        assert found[0].error is None
+        stranger = Attached(decoder, config, "another key")
+        (refused,) = served_router(decoder, stranger).decide(asked)
+        assert refused.error.startswith("engine: HTTP 401")
+    late = Attached(decoder, config, engine.key)
+    (decision,) = served_router(decoder, late).decide(asked)
+    assert decision.error == "engine: is not ready"
+    for one in (early, attached, stranger, late):
+        one.close()
 
 
 # Adapters.

@@ -1,5 +1,6 @@
 """What is asked over HTTP ends in time, within bounds, and in one kind of error."""
 
+import json
 import threading
 from collections.abc import Iterator
 
@@ -28,9 +29,27 @@ def test_a_completion_is_read():
         asked.append(request)
         return completion(request)
 
-    found = client_of(answer).complete("a", [[1, 2], [3]], ["x", "y"], 8)
+    client = client_of(answer)
+    found = client.each(lambda prompt, text: client.write("a", prompt, 8, text), [[1], [2]], "xy")
     assert found == [Written([5, 0], [-1.0, -0.25], ended=True)] * 2
     assert {r.headers["Authorization"] for r in asked} == {"Bearer the-key"}
+
+
+def test_a_score_is_of_what_was_written_alone():
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        assert (body["prompt"], body["echo"], body["max_tokens"]) == ([1, 2, 5, 0], True, 0)
+        found = {"token_logprobs": [None, -3, -2, -1]}
+        return httpx.Response(200, json={"choices": [{"logprobs": found}]})
+
+    client = client_of(answer)
+    assert client.score("a", [1, 2], [5, 0]) == [-2, -1]
+    with pytest.raises(EngineError, match="do not fit"):
+        client_of(answer_of({"token_logprobs": [None, -3]})).score("a", [1], [5, 0])
+
+
+def answer_of(found):
+    return lambda request: httpx.Response(200, json={"choices": [{"logprobs": found}]})
 
 
 def test_an_answer_that_trickles_is_late():
@@ -66,15 +85,15 @@ def test_a_broken_connection_is_said(error):
 
     client = client_of(answer)
     assert not client.healthy()
-    (found,) = client.complete("a", [[1]], ["x"], 8)
-    assert isinstance(found, EngineError)
-    assert found.fault == "no connection (gone)"
+    with pytest.raises(EngineError) as caught:
+        client.write("a", [1], 8)
+    assert caught.value.fault == "no connection (gone)"
 
 
 def test_one_that_was_closed_answers_with_errors():
     client = client_of(completion)
     client.close()
-    (found,) = client.complete("a", [[1]], ["x"], 8)
+    (found,) = client.each(lambda a, b: a + b, [1], [2])
     assert isinstance(found, EngineError)
     with pytest.raises(EngineError):
         client.models()

@@ -33,6 +33,7 @@ from distill.serving.engine.plan import NAME, served
 from distill.types import Decision, Router
 
 CONTEXTS = [example.context for example in PARTS.validation]
+ANYTHING = "start: /(.|\\n)*/"
 SEVERAL = settings(max_examples=10, suppress_health_check=list(HealthCheck))
 
 
@@ -66,16 +67,26 @@ class StandIn:
 
     def write(self, body: dict[str, Any]) -> dict[str, Any]:
         assert (body["temperature"], body["logprobs"]) == (0, 0)
-        grammar = body["structured_outputs"]["grammar"]
-        self.grammars.append(grammar)
-        (made,) = self.local.complete([body["prompt"]], [grammar])
+        if body.get("echo"):
+            return {"choices": [{"logprobs": {"token_logprobs": self.score(body["prompt"])}}]}
+        held = body.get("structured_outputs")
+        if held:
+            self.grammars.append(held["grammar"])
+        (made,) = self.local.complete([body["prompt"]], [held["grammar"] if held else ANYTHING])
         assert len(made.ids) <= body["max_tokens"]
+        # As vLLM has it: among the allowed tokens alone, of which there is often one.
+        found = [0.0] * len(made.ids) if held else made.log_probabilities
         choice = {
             "token_ids": made.ids,
-            "logprobs": {"token_logprobs": made.log_probabilities},
+            "logprobs": {"token_logprobs": found},
             "finish_reason": "stop" if made.whole else "length",
         }
         return {"choices": [choice]}
+
+    def score(self, ids: list[int]) -> list[float | None]:
+        with torch.inference_mode():
+            found = self.local.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        return [None, *(float(row[i]) for row, i in zip(found, ids[1:], strict=False))]
 
     def pool(self, body: dict[str, Any]) -> dict[str, Any]:
         assert body["use_activation"] is False
@@ -146,11 +157,25 @@ def test_a_server_with_the_folders_template_renders_the_same_tokens(folders, con
 
 def test_an_older_llguidance_gets_a_grammar_that_it_knows(folders):
     local, served_one, engine = both(folders["decoder"], escapes=False)
-    assert_same(served_one.decide(CONTEXTS), local.decide(CONTEXTS))
-    expected = for_older(grammar_text(CONTEXTS[0]))
+    renamed = tuple(replace(tool, name=f"do_{tool.name}") for tool in TOOLS)
+    context = ask("cancel order 4", renamed)
+    assert_same(served_one.decide([context]), local.decide([context]))
+    expected = for_older(grammar_text(context))
     assert set(engine.grammars) == {expected}
     assert "escapes" not in expected
     assert "whitespace_flexible" in expected
+
+
+def test_a_grammar_is_used_where_it_changes_what_is_written(folders):
+    """And then the confidence is not that of the few tokens that it allows, as the engine says."""
+    local, served_one, engine = both(folders["decoder"])
+    assert_same(served_one.decide(CONTEXTS), local.decide(CONTEXTS))
+    assert len(engine.grammars) < len(CONTEXTS) / 2
+    renamed = tuple(replace(tool, name=f"do_{tool.name}") for tool in TOOLS)
+    context = ask("cancel order 4", renamed)
+    assert_same(served_one.decide([context]), local.decide([context]))
+    assert engine.grammars[-1] == grammar_text(context)
+    assert local.decide([context])[0].confidence < 0.1
 
 
 def choice(**changes: object):
