@@ -37,6 +37,9 @@ from distill.store.record import TOOLS_LEFT_OUT, Record
 from distill.traces.stream import assembled
 from distill.types import Decision, Usage
 
+_NO_STATUS = 499
+"""As nginx has it: the client left before there was a status."""
+
 
 class Keeper(Protocol):
     """Where records go: `distill.store.Store`."""
@@ -124,7 +127,11 @@ class Answering:
             known = _Asked(request.obstacle or NOT_ASKED)
             await self._from_upstream(incoming, plan, _value(known), send)
         elif plan.answer:
-            asked = await self._ask(request)
+            try:
+                asked = await self._ask(request)
+            except asyncio.CancelledError:
+                self._note_left(incoming, plan, _Asked(CLIENT_LEFT), _Had(_NO_STATUS, 0.0))
+                raise
             if asked.taken and self.rollout.spend():
                 await self._locally(incoming, plan, asked, send)
             elif asked.taken:
@@ -150,8 +157,13 @@ class Answering:
                 self.rollout.asked(failed=True)
                 return _Asked(str(error), router_ms=_ms(start))
             step.decided(decision)
+        try:
+            verdict = self.policy(decision, request.context)
+        except Exception as error:
+            # A fault of ours, which costs the client no answer, and is counted.
+            self.rollout.asked(failed=True)
+            return _Asked(f"router failed: {type(error).__name__}", decision, _ms(start))
         self.rollout.asked(failed=False)
-        verdict = self.policy(decision, request.context)
         reason: str = verdict.reason
         if verdict and request.one_call and len(decision.calls) > 1:
             reason = Obstacle.PARALLEL
@@ -194,14 +206,9 @@ class Answering:
             had = await self._ask_upstream(incoming, content, relay, _done(asked))
             known = await asked
         except asyncio.CancelledError:
-            had = _Had(relay.status, _ms(start), error=CLIENT_LEFT)
-            left = _done(asked) or _Asked(CLIENT_LEFT)
+            known = _done(asked) or _Asked(CLIENT_LEFT)
+            self._note_left(incoming, plan, known, _Had(relay.status, _ms(start)))
             asked.cancel()
-            task = asyncio.ensure_future(
-                self._keep(incoming, self._record(incoming, plan, left, had, decided_by="upstream"))
-            )
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
             raise
         if left_out:
             known = replace(known, reason=TOOLS_LEFT_OUT)
@@ -220,6 +227,14 @@ class Answering:
         elif not relay.begun:
             await _refuse(send, incoming.id)
         # Else it has begun and is not whole: it breaks off.
+
+    def _note_left(self, incoming: Incoming, plan: Plan, asked: _Asked, had: _Had) -> None:
+        """Record that the client left, while its connection ends."""
+        left = replace(had, error=CLIENT_LEFT)
+        record = self._record(incoming, plan, asked, left, decided_by="upstream")
+        task = asyncio.ensure_future(self._keep(incoming, record))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _ask_upstream(
         self, incoming: Incoming, content: bytes, relay: "_Relay", known: _Asked | None
@@ -303,7 +318,7 @@ class _Relay:
     def __init__(self, incoming: Incoming, send: Send, most: int) -> None:
         self._incoming, self._send, self._most = incoming, send, most
         self.begun = False
-        self.status = 499  # as nginx has it: the client left before there was one
+        self.status = _NO_STATUS
         self._headers: Headers = []
         self._held: list[bytes] = []
         """What the client gets only when the record is kept."""
