@@ -59,7 +59,7 @@ def import_(
 
     if format not in ("auto", "traces", "openai"):
         raise ConfigError("--format", f"unknown format {format!r}", "use auto, traces or openai")
-    unit = "records" if source.startswith(GATEWAY) else "bytes"
+    unit, rows = ("records", "records") if source.startswith(GATEWAY) else ("bytes", "lines")
     with Display(err) as display:
         counts = import_traces(
             source,
@@ -68,8 +68,7 @@ def import_(
             group_by=group_by,
             progress=lambda done, size: display(f"importing, {unit}", done, size),
         )
-    lines = "records" if unit == "records" else "lines"
-    _say(f"{counts.traces} traces from {counts.lines} {lines} in {output}")
+    _say(f"{counts.traces} traces from {counts.lines} {rows} in {output}")
     for reason, count in [*counts.reasons.items(), *counts.notes.items()]:
         _say(f"  {count:>8}  {reason}")
 

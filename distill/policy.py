@@ -5,7 +5,7 @@ that it breaks. Of several calls in one decision each must pass.
 
 1. It calls. A reply's words are the LLM's.
 2. Its tools are offered and in `allow`, and none is `sensitive`.
-3. Its arguments are filled in and fit the tool's JSON Schema (`distill.dataset.verify`).
+3. Its arguments are filled in and fit the tool's JSON Schema (`distill.validation`).
 4. It has a confidence, and one that reaches the threshold: `threshold` where the config names one,
    else that of the promise stored with the router for `alpha` and `delta`. With `per_tool` this is
    the promise for the called tool, in routers that have such promises; where the data supports
@@ -32,11 +32,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from distill.config import PolicyConfig
-from distill.dataset.verify import check_arguments
 from distill.errors import ConfigError
 from distill.routers.confidence import Threshold
 from distill.routers.grounding import unsupported
 from distill.types import Context, Decision, Message, ToolCall
+from distill.validation import check_arguments
 
 
 class Reason(StrEnum):

@@ -14,7 +14,18 @@ PACKAGE = ROOT / "distill"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = [
-    *("types", "errors", "disk", "progress", "chat", "schemas", "mentions", "config", "runs"),
+    *(
+        "types",
+        "errors",
+        "disk",
+        "progress",
+        "chat",
+        "schemas",
+        "validation",
+        "mentions",
+        "config",
+        "runs",
+    ),
     *("render", "history", "environment", "store", "traces", "sample", "dataset", "endpoint"),
     *("routers", "policy", "training", "evaluation", "workflow", "serving", "integrations"),
     *("hub", "pipeline", "display", "cli"),

@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from distill.config import EncoderConfig
-from distill.dataset.verify import check_arguments
 from distill.errors import RouterError
 from distill.routers import pretrained
 from distill.routers.confidence import calibrated
@@ -32,6 +31,7 @@ from distill.routers.pointers import Array, Missing, PointerReader, Reading, pad
 from distill.routers.slots import Constants, slots
 from distill.runs import read_json, write_json
 from distill.types import Context, Decision, Router, ToolCall, ToolSpec
+from distill.validation import check_arguments
 
 FOLDER = "arguments"
 _BATCH = 16

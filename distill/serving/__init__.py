@@ -8,9 +8,18 @@
     access      who may ask
     answering   one request, from its body to its record
     attended    a response that ends when its client leaves
-    gateway     the app: routes, and what they share
+    gateway     what the requests of one process share
+    app         its routes
+    admin       those for the admin's key
+    openapi     what its OpenAPI says
     process     the processes that `distill serve` starts
     engine/     vLLM as a child process, and routers that ask it
+    words       the fixed words that reasons and errors are counted and logged by
+    watching    what is known of an HTTP request when it is over
+    metrics     for Prometheus
+    logs        JSON lines
+    telemetry   spans for OpenTelemetry
+    dashboard/  one page of what the store holds
 
 Whatever is not decided locally passes through unchanged. Everything here needs the extra `serve`.
 """

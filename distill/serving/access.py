@@ -36,7 +36,7 @@ class Access:
         if not self.config.clients:
             return ANYBODY
         found = None
-        given = key_hash(_bearer(authorization))
+        given = key_hash(bearer(authorization))
         # All are looked at, so that the time tells nothing.
         for client in self.config.clients:
             if hmac.compare_digest(given, client.sha256):
@@ -49,6 +49,7 @@ class Access:
         return stored is not None and hmac.compare_digest(key_hash(key), stored)
 
 
-def _bearer(authorization: str | None) -> str:
+def bearer(authorization: str | None) -> str:
+    """The key in an `Authorization` header, empty where there is none."""
     scheme, _, key = (authorization or "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""

@@ -25,18 +25,20 @@ from distill.config import ServeConfig
 from distill.endpoint.answer import Answer, is_completion, read_answer
 from distill.errors import StoreError
 from distill.policy import Policy, Reason
-from distill.serving import wire
+from distill.serving import wire, words
 from distill.serving.chooser import Chooser, ChooserError
 from distill.serving.rollout import Plan, Rollout
+from distill.serving.telemetry import Tracing
 from distill.serving.upstream import Headers, Upstream, UpstreamError, inward
+from distill.serving.watching import Seen
 from distill.serving.wire import Obstacle, Request
+from distill.serving.words import CLIENT_LEFT, NOT_ASKED, OVER_BUDGET
 from distill.store.record import TOOLS_LEFT_OUT, Record
 from distill.traces.stream import assembled
 from distill.types import Decision, Usage
 
-NOT_ASKED = "router not asked"
-"""The reason of a record in mode `off`."""
-OVER_BUDGET = "over the budget"
+_NO_STATUS = 499
+"""As nginx has it: the client left before there was a status."""
 
 
 class Keeper(Protocol):
@@ -53,15 +55,19 @@ class Keeper(Protocol):
 class Incoming:
     """A request as it came: `target` is its path and query, still encoded."""
 
-    id: str
+    seen: Seen
     at: datetime
     started: float
-    """By `time.perf_counter`."""
+    """By `time.perf_counter`, when its last byte had come."""
     client: str
     target: str
     headers: Headers
     content: bytes
     request: Request
+
+    @property
+    def id(self) -> str:
+        return self.seen.id
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Answering:
     """Answers requests by the rules of a config; one for each process.
 
     Args:
-        observe: told every record, and whether it was kept.
+        observe: told every request, its record, and whether that was kept.
     """
 
     def __init__(
@@ -102,11 +108,12 @@ class Answering:
         rollout: Rollout,
         upstream: Upstream,
         store: Keeper,
-        observe: Callable[[Record, bool], object],
+        tracing: Tracing,
+        observe: Callable[[Incoming, Record, bool], object],
     ) -> None:
         self.config, self.policy, self.rollout = config, policy, rollout
         self._chooser, self._upstream, self._store = chooser, upstream, store
-        self._observe = observe
+        self._tracing, self._observe = tracing, observe
         self._background: set[asyncio.Task[bool]] = set()
 
     async def __call__(self, incoming: Incoming, send: Send) -> None:
@@ -120,7 +127,11 @@ class Answering:
             known = _Asked(request.obstacle or NOT_ASKED)
             await self._from_upstream(incoming, plan, _value(known), send)
         elif plan.answer:
-            asked = await self._ask(request)
+            try:
+                asked = await self._ask(request)
+            except asyncio.CancelledError:
+                self._note_left(incoming, plan, _Asked(CLIENT_LEFT), _Had(_NO_STATUS, 0.0))
+                raise
             if asked.taken and self.rollout.spend():
                 await self._locally(incoming, plan, asked, send)
             elif asked.taken:
@@ -138,13 +149,21 @@ class Answering:
     async def _ask(self, request: Request) -> _Asked:
         assert request.context is not None
         start = time.perf_counter()
+        with self._tracing.decision(request, self._chooser.router.kind) as step:
+            try:
+                decision = await self._chooser.decide(request.context)
+            except ChooserError as error:
+                step.failed(words.reason(str(error)))
+                self.rollout.asked(failed=True)
+                return _Asked(str(error), router_ms=_ms(start))
+            step.decided(decision)
         try:
-            decision = await self._chooser.decide(request.context)
-        except ChooserError as error:
+            verdict = self.policy(decision, request.context)
+        except Exception as error:
+            # A fault of ours, which costs the client no answer, and is counted.
             self.rollout.asked(failed=True)
-            return _Asked(str(error), router_ms=_ms(start))
+            return _Asked(f"router failed: {type(error).__name__}", decision, _ms(start))
         self.rollout.asked(failed=False)
-        verdict = self.policy(decision, request.context)
         reason: str = verdict.reason
         if verdict and request.one_call and len(decision.calls) > 1:
             reason = Obstacle.PARALLEL
@@ -158,7 +177,9 @@ class Answering:
         created = int(incoming.at.timestamp())
         whole = wire.completion(request, calls, incoming.id, created)
         had = _Had(200, 0.0, whole)
-        if not await self._keep(self._record(incoming, plan, asked, had, decided_by="local")):
+        if not await self._keep(
+            incoming, self._record(incoming, plan, asked, had, decided_by="local")
+        ):
             await _refuse(send, incoming.id)
             return
         said = _said(incoming, "local", asked)
@@ -185,14 +206,9 @@ class Answering:
             had = await self._ask_upstream(incoming, content, relay, _done(asked))
             known = await asked
         except asyncio.CancelledError:
-            had = _Had(relay.status, _ms(start), error="client left")
-            left = _done(asked) or _Asked("client left")
+            known = _done(asked) or _Asked(CLIENT_LEFT)
+            self._note_left(incoming, plan, known, _Had(relay.status, _ms(start)))
             asked.cancel()
-            task = asyncio.ensure_future(
-                self._keep(self._record(incoming, plan, left, had, decided_by="upstream"))
-            )
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
             raise
         if left_out:
             known = replace(known, reason=TOOLS_LEFT_OUT)
@@ -202,7 +218,7 @@ class Answering:
             agreed = same_calls(known.decision, had.answer.decision)
             self.rollout.compared(agreed)
         record = self._record(incoming, plan, known, had, decided_by="upstream", agreed=agreed)
-        kept = await self._keep(record)
+        kept = await self._keep(incoming, record)
         if had.error is not None and not relay.begun:
             body = wire.error_body(had.error, "upstream_error", "upstream_failed")
             await answer_json(send, had.status, body, _said(incoming, "upstream", known))
@@ -212,12 +228,33 @@ class Answering:
             await _refuse(send, incoming.id)
         # Else it has begun and is not whole: it breaks off.
 
+    def _note_left(self, incoming: Incoming, plan: Plan, asked: _Asked, had: _Had) -> None:
+        """Record that the client left, while its connection ends."""
+        left = replace(had, error=CLIENT_LEFT)
+        record = self._record(incoming, plan, asked, left, decided_by="upstream")
+        task = asyncio.ensure_future(self._keep(incoming, record))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     async def _ask_upstream(
         self, incoming: Incoming, content: bytes, relay: "_Relay", known: _Asked | None
     ) -> _Had:
+        with self._tracing.upstream(incoming.headers, incoming.request) as step:
+            had = await self._exchange(incoming, step.headers, content, relay, known)
+            step.answered(had.status, had.response, had.usage, had.error)
+        return had
+
+    async def _exchange(
+        self,
+        incoming: Incoming,
+        headers: Headers,
+        content: bytes,
+        relay: "_Relay",
+        known: _Asked | None,
+    ) -> _Had:
         start = time.perf_counter()
         try:
-            response = await self._upstream.send("POST", incoming.target, incoming.headers, content)
+            response = await self._upstream.send("POST", incoming.target, headers, content)
         except UpstreamError as error:
             return _Had(error.status, _ms(start), error=str(error))
         try:
@@ -234,14 +271,14 @@ class Answering:
             and self.policy.sure_of_reply(known.decision)
         )
 
-    async def _keep(self, record: Record) -> bool:
+    async def _keep(self, incoming: Incoming, record: Record) -> bool:
         """Whether the answer may be handed over: its record is kept, or need not be."""
         try:
             await self._store.put(record)
         except StoreError:
-            self._observe(record, False)
+            self._observe(incoming, record, False)
             return self.config.store.on_failure == "serve"
-        self._observe(record, True)
+        self._observe(incoming, record, True)
         return True
 
     def _record(
@@ -281,7 +318,7 @@ class _Relay:
     def __init__(self, incoming: Incoming, send: Send, most: int) -> None:
         self._incoming, self._send, self._most = incoming, send, most
         self.begun = False
-        self.status = 499  # as nginx has it: the client left before there was one
+        self.status = _NO_STATUS
         self._headers: Headers = []
         self._held: list[bytes] = []
         """What the client gets only when the record is kept."""

@@ -87,10 +87,13 @@ class Chooser:
                 for asked, answer in zip(batch, answers, strict=True):
                     if asked.answer.done():
                         continue
-                    if isinstance(answer, Decision):
-                        asked.answer.set_result(answer)
-                    else:
+                    if isinstance(answer, str):
                         asked.answer.set_exception(ChooserError(f"router failed: {answer}"))
+                    elif answer.error is not None:
+                        kind = answer.error.partition(":")[0]
+                        asked.answer.set_exception(ChooserError(f"router failed: {kind}"))
+                    else:
+                        asked.answer.set_result(answer)
         finally:
             self._busy_since = None
 

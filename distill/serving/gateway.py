@@ -1,29 +1,14 @@
-"""The gateway's app: its routes, and what the requests of one process share.
-
-    POST /v1/chat/completions   decided locally, or passed on (`answering`)
-    any  /v1/...                passed on
-    GET  /healthz               the process is there
-    GET  /readyz                and can answer
-    GET  /admin/rollout         the mode, and since when
-    PUT  /admin/rollout         another mode
-    POST /admin/reload          the config file, read again: policy, rollout, limits and keys
-
-Errors of the gateway's own have the shape of the API's.
-"""
+"""What the requests of one process share, and how a request is taken in."""
 
 import asyncio
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import httpx
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Send
@@ -32,14 +17,18 @@ from distill.config import ServeConfig
 from distill.errors import InputError, StoreError
 from distill.policy import Policy
 from distill.routers.confidence import Threshold
-from distill.serving import wire
+from distill.serving import wire, words
 from distill.serving.access import Access
 from distill.serving.answering import Answering, Incoming, Keeper, answer_json
 from distill.serving.attended import Attended
 from distill.serving.chooser import Chooser
-from distill.serving.rollout import Mode, Rollout
+from distill.serving.logs import log_request, log_rollback
+from distill.serving.metrics import Metrics
+from distill.serving.rollout import Rollout
 from distill.serving.shared import Settings, SharedMode
-from distill.serving.upstream import PREFIX, Headers, Upstream, UpstreamError, inward
+from distill.serving.telemetry import Tracing
+from distill.serving.upstream import Headers, Upstream, UpstreamError, inward
+from distill.serving.watching import Seen, seen_of
 from distill.serving.wire import LimitError
 from distill.store.record import Record
 from distill.types import Router
@@ -50,11 +39,17 @@ BODY_S = 60.0
 SESSION = "x-session-id"
 """The header under which a client may name its conversation, for the sake of `canary`."""
 
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-
 
 class KeepsAll(Keeper, Settings, Protocol):
     """What a gateway asks of its store: `distill.store.Store`."""
+
+
+class HasReady(Protocol):
+    """An engine, as far as the gateway knows it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers."""
 
 
 class Gateway:
@@ -66,6 +61,7 @@ class Gateway:
         thresholds: the router's promises (`RouterFile.thresholds`).
         store: where records go.
         reload: reads the config anew; None: it came from no file.
+        engine: of a served router, to tell whether it is ready.
         transport: what carries requests upstream, in place of the network.
         observe: told every record, and whether it was kept.
 
@@ -82,16 +78,19 @@ class Gateway:
         thresholds: tuple[Threshold, ...],
         store: KeepsAll,
         reload: Callable[[], ServeConfig] | None = None,
+        engine: HasReady | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         observe: Callable[[Record, bool], object] = lambda record, kept: None,
         on_rollback: Callable[[str], object] = lambda reason: None,
     ) -> None:
-        self.config, self.store = config, store
+        self.config, self.store, self.engine = config, store, engine
         self._thresholds, self._reload = thresholds, reload
+        self._observe, self._on_rollback = observe, on_rollback
+        self.metrics = Metrics()
+        self.tracing = Tracing(config)
         self.access = Access(config.access)
-        self.rollout = Rollout(config.rollout, self._fell_back)
+        self.rollout = Rollout(config.rollout, self._fell_back, on_switch=self.metrics.mode)
         self.mode = SharedMode(self.rollout, store)
-        self._on_rollback = on_rollback
         self._following: asyncio.Task[None] | None = None
         self.chooser = Chooser(router, config.limits.decide_s)
         self.upstream = Upstream(
@@ -104,7 +103,8 @@ class Gateway:
             rollout=self.rollout,
             upstream=self.upstream,
             store=store,
-            observe=observe,
+            tracing=self.tracing,
+            observe=self._observed,
         )
         self.open = 0
         """Requests under way."""
@@ -142,9 +142,23 @@ class Gateway:
         self.chooser.close()
         await self.answering.drained()
         await self.upstream.close()
+        await asyncio.to_thread(self.tracing.close)
+
+    def over(self, seen: Seen) -> None:
+        """An HTTP request is over."""
+        self.metrics.http(seen.route, seen.status)
+        log_request(seen)
+
+    def _observed(self, incoming: Incoming, record: Record, kept: bool) -> None:
+        incoming.seen.record, incoming.seen.kept = record, kept
+        self.metrics.record(record, kept, time.perf_counter() - incoming.started)
+        self.tracing.record(record)
+        self._observe(record, kept)
 
     def _fell_back(self, reason: str) -> None:
         self.mode.fell_back()
+        self.metrics.rollback()
+        log_rollback(reason)
         self._on_rollback(reason)
 
     async def chat(self, request: Request) -> Response:
@@ -155,37 +169,42 @@ class Gateway:
     async def passed(self, request: Request) -> Response:
         """Pass any other request of the API on."""
         self._client(request)
-        content = await _body(request, self.config.limits.body_bytes)
+        content = await read_body(request, self.config.limits.body_bytes)
         return self._counted(lambda send: self._pass(request, content, send))
 
     async def _pass(self, request: Request, content: bytes, send: Send) -> None:
         headers: Headers = request.scope["headers"]
-        try:
-            response = await self.upstream.send(request.method, _target(request), headers, content)
-        except UpstreamError as error:
-            body = wire.error_body(str(error), "upstream_error", "upstream_failed")
-            await answer_json(send, error.status, body, [])
-            return
-        try:
-            start = {"status": response.status_code, "headers": inward(response)}
-            await send({"type": "http.response.start", **start})
-            async for piece in response.aiter_raw():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except httpx.HTTPError:
-            return  # it breaks off here as it did there
-        finally:
-            await response.aclose()
+        with self.tracing.upstream(headers, None) as step:
+            try:
+                response = await self.upstream.send(
+                    request.method, _target(request), step.headers, content
+                )
+            except UpstreamError as error:
+                step.failed(words.error(str(error)) or words.OTHER)
+                body = wire.error_body(str(error), "upstream_error", "upstream_failed")
+                await answer_json(send, error.status, body, [])
+                return
+            try:
+                start = {"status": response.status_code, "headers": inward(response)}
+                await send({"type": "http.response.start", **start})
+                async for piece in response.aiter_raw():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except httpx.HTTPError:
+                step.failed("upstream cut off")
+                return  # it breaks off here as it did there
+            finally:
+                await response.aclose()
         await send({"type": "http.response.body", "body": b""})
 
     async def _incoming(self, request: Request) -> Incoming:
-        started, at = time.perf_counter(), datetime.now(UTC)
+        at, seen = datetime.now(UTC), seen_of(request.scope)
         client = self._client(request)
         limits = self.config.limits
-        content = await _body(request, limits.body_bytes)
+        content = await read_body(request, limits.body_bytes)
         return Incoming(
-            id=uuid.uuid4().hex,
+            seen=seen,
             at=at,
-            started=started,
+            started=time.perf_counter(),
             client=client,
             target=_target(request),
             headers=request.scope["headers"],
@@ -204,17 +223,19 @@ class Gateway:
         if self.open >= self.config.limits.concurrency:
             raise HTTPException(503, "too many requests under way", {"retry-after": "1"})
         self.open += 1
+        self.metrics.under_way(1)
 
         async def attend(send: Send) -> None:
             try:
                 await handle(send)
             finally:
                 self.open -= 1
+                self.metrics.under_way(-1)
 
         return Attended(attend)
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int) -> bytes:
     """A request's body; LimitError where it is longer, or does not come."""
     declared = request.headers.get("content-length", "")
     too_long = LimitError(413, f"a body of more than {most} bytes")
@@ -239,161 +260,3 @@ def _target(request: Request) -> str:
     path = bytes(scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
     query = bytes(scope["query_string"])
     return (path + (b"?" + query if query else b"")).decode("latin-1")
-
-
-class RolloutChange(BaseModel):
-    """What `PUT /admin/rollout` takes."""
-
-    model_config = ConfigDict(extra="forbid")
-    mode: Literal["off", "shadow", "canary", "on"]
-
-
-class RolloutState(BaseModel):
-    """What the admin endpoints tell."""
-
-    mode: Mode
-    configured: Mode
-
-
-Around = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-
-
-def create_app(gateway: Gateway, around: Around = lambda app: nullcontext()) -> FastAPI:
-    """The app of one process; it closes the gateway when it ends, and `around` after that."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with around(app):
-            await gateway.start()
-            yield
-            await gateway.close()
-
-    app = FastAPI(title="distill gateway", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_exception_handler(HTTPException, _told)  # type: ignore[arg-type]
-    app.add_exception_handler(LimitError, _limited)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
-
-    @app.post(f"{PREFIX}/chat/completions", openapi_extra=_COMPLETION, responses=_RESPONSES)
-    async def chat_completions(request: Request) -> Response:
-        """A chat completion: a local decision, or the upstream's answer."""
-        return await gateway.chat(request)
-
-    @app.get(f"{PREFIX}/models", responses=_RESPONSES)
-    async def models(request: Request) -> Response:
-        """The upstream's models."""
-        return await gateway.passed(request)
-
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """The process is there."""
-        return {"status": "ok"}
-
-    @app.get("/readyz", responses={503: {"description": "Not ready."}})
-    async def readyz() -> JSONResponse:
-        """Whether requests can be answered: records can be kept, or need not be."""
-        kept = gateway.store.healthy()
-        ready = kept or gateway.config.store.on_failure == "serve"
-        return JSONResponse({"ready": ready, "store": kept}, 200 if ready else 503)
-
-    def admin(request: Request) -> None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not gateway.access.is_admin(key.strip()):
-            raise HTTPException(401, "no such admin key", {"www-authenticate": "Bearer"})
-
-    def state() -> RolloutState:
-        return RolloutState(mode=gateway.rollout.mode, configured=gateway.config.rollout.mode)
-
-    @app.get("/admin/rollout", responses=_OF_ADMINS)
-    async def rollout(request: Request) -> RolloutState:
-        """The mode as it is, and as the config has it."""
-        admin(request)
-        return state()
-
-    @app.put("/admin/rollout", responses=_OF_ADMINS)
-    async def switch(request: Request, change: RolloutChange) -> RolloutState:
-        """Switch the mode, of all processes; it holds until the config's own mode changes."""
-        admin(request)
-        try:
-            await gateway.mode.switch(change.mode)
-        except StoreError as error:
-            raise HTTPException(503, str(error), {"retry-after": "1"}) from None
-        return state()
-
-    @app.post("/admin/reload", responses=_OF_ADMINS)
-    async def reload(request: Request) -> RolloutState:
-        """Read the config file again."""
-        admin(request)
-        try:
-            gateway.reload()
-        except InputError as error:
-            raise HTTPException(400, str(error)) from None
-        return state()
-
-    @app.api_route(f"{PREFIX}/{{path:path}}", methods=_METHODS, include_in_schema=False)
-    async def passed(request: Request) -> Response:
-        return await gateway.passed(request)
-
-    return app
-
-
-async def _told(request: Request, error: HTTPException) -> Response:
-    kinds = {401: "authentication_error", 503: "server_error"}
-    return _error(error.status_code, error.detail, kinds.get(error.status_code), error.headers)
-
-
-async def _limited(request: Request, error: LimitError) -> Response:
-    return _error(error.status, str(error))
-
-
-async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    fault = error.errors()[0]
-    place = ".".join(map(str, fault["loc"]))
-    return _error(422, f"{place}: {fault['msg']}")
-
-
-def _error(
-    status: int,
-    message: str,
-    kind: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    body = wire.error_body(message, kind or "invalid_request_error")
-    return Response(body, status, headers, media_type="application/json")
-
-
-def _described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"description": _STATUSES[status]} for status in statuses}
-
-
-_STATUSES = {
-    400: "A request that the gateway or the upstream refuses.",
-    401: "No such key.",
-    408: "The body did not come in time.",
-    413: "Beyond a limit.",
-    422: "Not what is asked for.",
-    502: "The upstream gave no whole answer.",
-    503: "Too much under way, or no record can be kept.",
-    504: "The upstream was too late.",
-}
-_RESPONSES = _described(400, 401, 408, 413, 502, 503, 504)
-_OF_ADMINS = _described(400, 401, 422, 503)
-_COMPLETION = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "messages"],
-                    "properties": {
-                        "model": {"type": "string"},
-                        "messages": {"type": "array", "items": {"type": "object"}},
-                        "tools": {"type": "array", "items": {"type": "object"}},
-                        "stream": {"type": "boolean"},
-                    },
-                    "additionalProperties": True,
-                }
-            }
-        },
-    }
-}

@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 import uvicorn
@@ -19,12 +21,21 @@ from fastapi import FastAPI
 
 from distill import config as configs
 from distill.config import ServeConfig
+from distill.endpoint.key import key_of
 from distill.errors import ConfigError, InputError, StoreError
 from distill.policy import Policy
 from distill.routers.folder import read_router_file
 from distill.routers.load import load_router, router_folder
-from distill.serving.gateway import Gateway, create_app
+from distill.serving.app import create_app
+from distill.serving.dashboard.routes import attach
+from distill.serving.gateway import Gateway
+from distill.serving.logs import log_config
+from distill.serving.metrics import shared_folder
 from distill.store import Store
+from distill.types import Router
+
+if TYPE_CHECKING:
+    from distill.serving.engine import Engine
 
 _HANDED = "DISTILL_SERVE"
 _PRUNE_S = 3600.0
@@ -42,17 +53,18 @@ def serve(path: Path, overrides: Sequence[str]) -> None:
     config = configs.load_serve(path, overrides)
     check(config)
     os.environ[_HANDED] = orjson.dumps([str(path.resolve()), list(overrides)]).decode()
-    uvicorn.run(
-        f"{__name__}:app",
-        factory=True,
-        host=config.host,
-        port=config.port,
-        workers=config.workers,
-        access_log=False,
-        server_header=False,
-        log_level=config.telemetry.log_level,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
+    with shared_folder() if config.workers > 1 else contextlib.nullcontext():
+        uvicorn.run(
+            f"{__name__}:app",
+            factory=True,
+            host=config.host,
+            port=config.port,
+            workers=config.workers,
+            access_log=False,
+            server_header=False,
+            log_config=log_config(config.telemetry),
+            timeout_graceful_shutdown=_GRACE_S,
+        )
 
 
 def check(config: ServeConfig) -> None:
@@ -63,7 +75,18 @@ def check(config: ServeConfig) -> None:
         raise ConfigError(
             "policy", "the router has no promises", "calibrate it, or set policy.threshold"
         )
+    key_of(config.upstream.key_env)
+    if config.prices is not None:
+        configs.load_prices(config.prices)
     Store(config.store).close()
+    with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            place = f"{config.host}:{config.port}"
+            fault = f"cannot be listened on ({error.strerror})"
+            raise ConfigError(place, fault, "name another port, e.g. port=8020") from None
 
 
 def app() -> FastAPI:
@@ -75,17 +98,21 @@ def app() -> FastAPI:
 
     config = read()
     folder = router_folder(config.router)
+    engine, router = _engine_and_router(folder, config)
     store = Store(config.store)
     gateway = Gateway(
         config,
-        router=load_router(folder),
+        router=router,
         thresholds=read_router_file(folder).thresholds,
         store=store,
         reload=read,
+        engine=engine,
     )
 
     @asynccontextmanager
     async def around(app: FastAPI) -> AsyncIterator[None]:
+        if engine is not None:
+            engine.start()  # until it is ready, the upstream is asked
         pruning = asyncio.create_task(_prune(store))
         if config.workers == 1:  # else the parent restarts its children, who read the file anew
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, gateway)
@@ -94,8 +121,22 @@ def app() -> FastAPI:
         finally:
             pruning.cancel()
             await asyncio.to_thread(store.close)
+            if engine is not None:
+                await asyncio.to_thread(engine.close)
 
-    return create_app(gateway, around)
+    made = create_app(gateway, around)
+    attach(made, gateway, store)
+    return made
+
+
+def _engine_and_router(folder: Path, config: ServeConfig) -> tuple["Engine | None", Router]:
+    if config.engine is None:
+        return None, load_router(folder)
+    # Not above: most gateways have none, and torch takes its seconds.
+    from distill.serving.engine import Engine, served_router  # noqa: PLC0415
+
+    engine = Engine(folder, config.engine)
+    return engine, served_router(folder, engine)
 
 
 def _reload(gateway: Gateway) -> None:

@@ -34,6 +34,7 @@ class Rollout:
     Args:
         config: where it begins.
         on_rollback: told the reason when it goes back to shadow by itself.
+        on_switch: told every mode, the first one too.
         clock: seconds, for the budget.
         chance: the source of chance, for what is compared.
     """
@@ -44,12 +45,12 @@ class Rollout:
         on_rollback: Callable[[str], object] = lambda reason: None,
         clock: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
+        on_switch: Callable[[Mode], object] = lambda mode: None,
     ) -> None:
-        self.config, self._on_rollback = config, on_rollback
+        self.config, self._on_rollback, self._on_switch = config, on_rollback, on_switch
         self._clock, self._chance = clock, chance or random.Random()
-        self.mode: Mode = config.mode
         self._answered: deque[float] = deque()
-        self._agreements, self._failures = self._windows()
+        self.switch(config.mode)
 
     def plan(self, session: str) -> Plan:
         """For a request of that session (hex, as `wire` makes them)."""
@@ -73,8 +74,9 @@ class Rollout:
 
     def switch(self, mode: Mode) -> None:
         """Set the mode; what was counted for the rollback is forgotten."""
-        self.mode = mode
+        self.mode: Mode = mode
         self._agreements, self._failures = self._windows()
+        self._on_switch(mode)
 
     def compared(self, agreed: bool) -> None:
         """The upstream answered what the policy would have taken: alike, or not."""

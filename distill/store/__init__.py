@@ -22,15 +22,25 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("serve", "distill.store") from None
 
-from distill.store.figures import Disagreement, Figures, Hour, Latency, Spent
+from distill.store.figures import (
+    Decided,
+    Disagreement,
+    Figures,
+    Hour,
+    Instead,
+    Latency,
+    Spent,
+)
 from distill.store.reading import Reader
 from distill.store.store import Store
 
 __all__ = [
     "TOOLS_LEFT_OUT",
+    "Decided",
     "Disagreement",
     "Figures",
     "Hour",
+    "Instead",
     "Latency",
     "Reader",
     "Record",

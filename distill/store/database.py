@@ -1,15 +1,15 @@
 """SQLite or PostgreSQL: opened, its table made, and what its errors mean.
 
 SQLite runs with a write-ahead log and `synchronous=NORMAL`: what is committed outlives a process
-that is killed at any moment; a power cut may take the latest commits, never the file. It is one
-process's; several share a PostgreSQL.
+that is killed at any moment; a power cut may take the latest commits, never the file. It is for
+one process; several share a PostgreSQL.
 """
 
 import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 from threading import Lock
@@ -36,6 +36,7 @@ from sqlalchemy.exc import (
     OperationalError,
     SQLAlchemyError,
 )
+from sqlalchemy.pool import QueuePool
 
 from distill.config import StoreConfig
 from distill.errors import ConfigError, StoreError
@@ -153,6 +154,14 @@ class Database:
         if self._path is not None:
             self._file = _identity(self._path)
 
+    def _finish_log(self) -> None:
+        """Move what the log holds into the file it belongs to, wherever that is by now."""
+        pool = self.engine.pool
+        # A connection of before: a new one would open the new file.
+        if isinstance(pool, QueuePool) and pool.checkedin():
+            with suppress(SQLAlchemyError), self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _log_ahead(self, connection: Connection) -> None:
         """Switch to the write-ahead log; while another does the same, SQLite does not wait."""
         until = time.monotonic() + self._wait_s
@@ -175,6 +184,7 @@ class Database:
             if there is None or there != self._file:
                 log.warning("%s is gone or another file: opened anew", self._path.name)
                 self._file = None
+                self._finish_log()
                 self.engine.dispose()
                 self._open()
 

@@ -4,14 +4,14 @@ Percentiles are nearest ranks, read off the sorted column, so that both database
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, distinct, func, literal, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from distill.store.rows import RecordRow as Row
@@ -83,6 +83,30 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Instead:
+    """What the upstream took where the router's decision would have done."""
+
+    latency: Latency | None
+    """Of whole answers; None where there are none."""
+    spent: list[Spent]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the router was asked, for comparison with what it was trained on."""
+
+    decisions: int
+    sessions: int
+    """Conversations that the decisions are of."""
+    tools: Mapping[str, int]
+    """Decisions that call each tool, or reply."""
+    confidences: list[int]
+    """Decisions whose confidence is below the first edge, from there to the second, and so on."""
+    lengths: list[int]
+    """The same of conversations' lengths in characters, the system prompt left out."""
+
+
+@dataclass(frozen=True)
 class Disagreement:
     """A request that the upstream answered otherwise than the router would have."""
 
@@ -109,6 +133,35 @@ def figures(connection: Connection, since: datetime, until: datetime | None) -> 
         spent=list(_spent(connection, span)),
         decided=_tools(connection, Row.tools, span),
         answered=_tools(connection, Row.answer_tools, whole),
+    )
+
+
+def instead(
+    connection: Connection, since: datetime, until: datetime | None, reasons: Collection[str]
+) -> Instead:
+    """Of requests with one of these reasons that the upstream answered."""
+    span = (*_span(since, until), Row.decided_by == "upstream", Row.reason.in_(reasons))
+    whole = (*span, Row.error.is_(None))
+    return Instead(_latency(connection, Row.upstream_ms, whole), list(_spent(connection, whole)))
+
+
+def decided(
+    connection: Connection,
+    since: datetime,
+    until: datetime | None,
+    confidences: Sequence[float],
+    lengths: Sequence[float],
+) -> Decided:
+    """Of requests that the router decided; the edges rise."""
+    span = (*_span(since, until), Row.decision.is_not(None))
+    counts = select(func.count(), func.count(distinct(Row.session))).where(*span)
+    decisions, sessions = connection.execute(counts).one()
+    return Decided(
+        decisions,
+        sessions,
+        _tools(connection, Row.tools, span),
+        _histogram(connection, Row.confidence, confidences, span),
+        _histogram(connection, Row.length, lengths, span),
     )
 
 
@@ -183,6 +236,21 @@ def _spent(connection: Connection, span: _Span) -> Iterator[Spent]:
         query.order_by(count.desc(), *key).limit(_DISTINCT)
     ):
         yield Spent(decided_by, model, *map(int, numbers))
+
+
+def _histogram(
+    connection: Connection, column: InstrumentedAttribute[Any], edges: Sequence[float], span: _Span
+) -> list[int]:
+    """How many values lie below the first edge, from there to the second, …, from the last on."""
+    passed: ColumnElement[int] = literal(0)
+    for edge in edges:
+        passed = passed + case((column >= edge, 1), else_=0)
+    places = select(passed.label("place")).where(*span, column.is_not(None)).subquery()
+    counts = [0] * (len(edges) + 1)
+    query = select(places.c.place, func.count()).group_by(places.c.place)
+    for place, count in connection.execute(query):
+        counts[place] = count
+    return counts
 
 
 def _tools(

@@ -1,6 +1,6 @@
 """Records as they were written, and figures of them, beside a gateway that goes on writing."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from distill.config import StoreConfig
 from distill.errors import ConfigError
 from distill.store import figures as figures_
 from distill.store.database import Database, address, told
-from distill.store.figures import Disagreement, Figures
+from distill.store.figures import Decided, Disagreement, Figures, Instead
 from distill.store.record import Record
 from distill.store.rows import RecordRow, to_instant, to_record
 
@@ -82,6 +82,25 @@ class Reader:
         """What happened from `since` on and before `until`."""
         with told(), self._database.connect() as connection:
             return figures_.figures(connection, since, until)
+
+    def instead(
+        self, since: datetime, reasons: Collection[str], until: datetime | None = None
+    ) -> Instead:
+        """What the upstream took for requests with one of these reasons."""
+        with told(), self._database.connect() as connection:
+            return figures_.instead(connection, since, until, reasons)
+
+    def decided(
+        self,
+        since: datetime,
+        *,
+        confidences: Sequence[float],
+        lengths: Sequence[float],
+        until: datetime | None = None,
+    ) -> Decided:
+        """What the router decided, counted between these edges."""
+        with told(), self._database.connect() as connection:
+            return figures_.decided(connection, since, until, confidences, lengths)
 
     def disagreements(self, limit: int = 20) -> list[Disagreement]:
         """The latest requests that the upstream answered otherwise than the router would have."""

@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import BigInteger, Boolean, Double, Index, Integer, RowMapping, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from distill.chat import decision_json, parse_decision, parse_message
+from distill.chat import decision_json, parse_decision, parse_message, parse_messages
 from distill.store.record import Record
 from distill.store.redact import Redaction
 from distill.types import Decision, Usage
@@ -66,6 +66,10 @@ class RecordRow(Base):
     """`Decision.tools` of the router's decision, as JSON."""
     answer_tools: Mapped[str | None] = mapped_column(Text)
     """The same of the answer; null where it cannot be read."""
+    confidence: Mapped[float | None] = mapped_column(Double)
+    """The router's decision's."""
+    length: Mapped[int | None] = mapped_column(BigInteger)
+    """Of a conversation that the router decided in: characters, the system prompt left out."""
     decision: Mapped[str | None] = mapped_column(Text)
     answer: Mapped[str | None] = mapped_column(Text)
     """The answer as a decision."""
@@ -105,6 +109,8 @@ def to_row(record: Record, redaction: Redaction) -> dict[str, Any]:
         "cached_tokens": usage.cached_tokens,
         "tools": None if decision is None else _dumps(decision.tools),
         "answer_tools": None if answer is None else _dumps(answer.tools),
+        "confidence": None if decision is None else decision.confidence,
+        "length": None if decision is None else _length(record.request),
         "decision": None if decision is None else _dumps(decision_json(decision)),
         "answer": None if answer is None else _dumps(decision_json(answer)),
         "request": None if request is None else _dumps(request),
@@ -164,6 +170,15 @@ def _answer(response: Mapping[str, Any] | None) -> Decision | None:
     except (LookupError, TypeError, ValueError):
         return None
     return Decision("call" if message.calls else "reply", message.calls)
+
+
+def _length(request: Mapping[str, Any] | None) -> int | None:
+    """As `distill.evaluation.difficulty` counts it; None where there are no messages to be read."""
+    try:
+        messages = parse_messages(request["messages"])  # type: ignore[index]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return sum(len(message.content or "") for message in messages if message.role != "system")
 
 
 def _model(*bodies: Mapping[str, Any] | None) -> str | None:

@@ -25,10 +25,10 @@ from typing import Any
 
 from distill.errors import TraceError
 from distill.store import TOOLS_LEFT_OUT, Reader, Record, StoreError
+from distill.traces import GATEWAY
 from distill.traces.files import OnBytes
 from distill.traces.rows import LineTally, Row, read_rows
 
-_SCHEME = "gateway://"
 _VARIABLE = "env:"
 _LEFT_OUT = "left_out"
 _PROGRESS_RECORDS = 256
@@ -74,13 +74,13 @@ def _lines(
 
 
 def _open(source: str) -> Reader:
-    place = source.removeprefix(_SCHEME)
+    place = source.removeprefix(GATEWAY)
     if place.startswith(_VARIABLE):
         return Reader.of_variable(place.removeprefix(_VARIABLE))
     if not place or "://" in place:
         # Not repeated: such an address may hold a password.
         cure = "use gateway://gateway.db, or gateway://env:VARIABLE with the address in VARIABLE"
-        raise TraceError(_SCHEME, "not followed by a file's path", cure)
+        raise TraceError(GATEWAY, "not followed by a file's path", cure)
     return Reader.of_file(Path(place))
 
 

@@ -24,9 +24,9 @@ from distill.dataset import load_dataset
 from distill.dataset.points import context_key
 from distill.dataset.vote import vote
 from distill.errors import InputError
+from distill.evaluation.formats import percent
 from distill.evaluation.intervals import Estimate, mean, number_groups
 from distill.evaluation.metrics import right
-from distill.evaluation.report.formats import percent
 from distill.runs import write_json
 from distill.types import Example
 

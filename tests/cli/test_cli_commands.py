@@ -1,16 +1,19 @@
 """Each command's way through."""
 
+import asyncio
 import gzip
 import re
 from pathlib import Path
 
 import orjson
 from job_files import MERGE, write_config
+from record_values import answer, record, says
 
 from distill import load_router
-from distill.config import load
+from distill.config import StoreConfig, load
 from distill.dataset import load_dataset
 from distill.runs import RunDir, read_json
+from distill.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +30,27 @@ def test_import_writes_canonical_traces_and_counts(done, traces: Path, tmp_path:
         "line": 81,
         "reason": "not JSON",
     }
+
+
+def test_a_gateways_records_are_imported_and_built_from(done, tmp_path: Path):
+    store = Store(StoreConfig(url=f"sqlite:///{tmp_path}/gateway.db"))
+
+    async def put_all() -> None:
+        for i in range(60):
+            kind = {"response": answer(says("No."))} if i % 2 else {}
+            local = {"decided_by": "local"} if i % 10 == 0 else {}
+            await store.put(record(i, session=f"s{i}", **kind, **local))
+
+    asyncio.run(put_all())
+    store.close()
+    source, out = f"gateway://{tmp_path}/gateway.db", tmp_path / "traces.jsonl.gz"
+    printed = done("import", source, "-o", out)
+    assert "54 traces from 60 records" in printed
+    assert "6  answered by the router: context only" in printed
+    assert len(gzip.decompress(out.read_bytes()).splitlines()) == 54
+    done("build", source, "-o", tmp_path / "dataset", "split.merge_jaccard=null")
+    manifest = load_dataset(tmp_path / "dataset").manifest
+    assert (manifest["n_traces"], manifest["source"]["name"]) == (54, "gateway://gateway.db")
 
 
 def test_import_reads_a_request_log(done, tmp_path: Path):

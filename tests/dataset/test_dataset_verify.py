@@ -45,6 +45,14 @@ def test_calls(call: ToolCall, reason: Reason | None) -> None:
     assert verify(example(call), "drop") is reason
 
 
+def test_a_pattern_takes_no_exponential_time() -> None:
+    """Python's own matching would take longer than the universe has lasted."""
+    pattern = {"type": "string", "pattern": "^(a+)+$"}
+    tool = ToolSpec("t", "", {"type": "object", "properties": {"x": pattern}})
+    assert verify(example(ToolCall("t", {"x": "a" * 5000 + "b"}), tool), "drop") is not None
+    assert verify(example(ToolCall("t", {"x": "a" * 5000}), tool), "drop") is None
+
+
 def test_one_bad_call_of_several_is_enough() -> None:
     made = trace("t", user("x"), calls(search("a"), ToolCall("book", {"seats": "2"})))
     (point,) = decision_points(made)

@@ -9,10 +9,11 @@ import orjson
 import pytest
 from made_up import FAST, TEACHER, call, predictions, simulate, write_run
 
+from distill.evaluation import formats
 from distill.evaluation.compare import compare, comparison
 from distill.evaluation.latency import Timing
 from distill.evaluation.predictions import Prediction
-from distill.evaluation.report import formats, plots, words
+from distill.evaluation.report import plots, words
 from distill.evaluation.report.confusion import OTHER, confusion, mistakes
 
 QUICK: Timing = {

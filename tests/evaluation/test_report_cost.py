@@ -15,9 +15,10 @@ from schema import REPORT
 
 from distill.cli import main
 from distill.config import PriceConfig, PricesConfig
+from distill.evaluation import formats
 from distill.evaluation.compare import compare, comparison
 from distill.evaluation.predictions import Prediction, Size
-from distill.evaluation.report import formats, table
+from distill.evaluation.report import table
 from distill.routers.confidence import Threshold
 from distill.runs import RunDir, read_json
 from distill.types import Decision, Usage

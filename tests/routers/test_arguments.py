@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_shop import CANCEL, GET, LIST, TOOLS, ask
 
-from distill.dataset.verify import check_arguments
 from distill.errors import RouterError
 from distill.routers import load_router
 from distill.routers.arguments import FillingRouter
 from distill.types import Context, Decision, ToolCall, ToolSpec
+from distill.validation import check_arguments
 
 REQUESTS = [f"where is order {n}" for n in range(10)] + [f"cancel order {n}" for n in range(10)]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from small_shop import PARTS, TOOLS
 
-from distill.dataset.verify import check_arguments
 from distill.errors import InputError
 from distill.types import Context, Decision, Message, ToolSpec
+from distill.validation import check_arguments
 
 CLOSED = ["majority", "tfidf", "rnn", "attention", "encoder"]
 KINDS = [*CLOSED, "open", "filling", "decoder"]

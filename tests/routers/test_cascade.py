@@ -11,7 +11,6 @@ from small_shop import PARTS, job_values, write_traces
 from distill import config as configs
 from distill import load_router
 from distill.config import CascadeConfig, RunConfig
-from distill.dataset.verify import check_arguments
 from distill.errors import ConfigError, RouterError
 from distill.pipeline.layout import comparison_dir, run_dir
 from distill.pipeline.plan import steps
@@ -20,6 +19,7 @@ from distill.progress import silent
 from distill.routers.cascade import CascadeRouter
 from distill.routers.folder import RouterFile, read_router_file
 from distill.runs import read_json
+from distill.validation import check_arguments
 
 CONTEXTS = [example.context for example in PARTS.validation]
 

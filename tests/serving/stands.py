@@ -35,6 +35,7 @@ class Stand:
         decided: Decision | Callable[[Context], Decision] = REPLIES,
         observe: Callable[..., object] = lambda record, kept: None,
         reload: Callable[[], Any] | None = None,
+        log_config: dict[str, Any] | None = None,
         **changes: Any,
     ) -> httpx.Client:
         answer = said if callable(said) else lambda sent: said
@@ -51,9 +52,13 @@ class Stand:
             reload=reload,
             on_rollback=self.rollbacks.append,
         )
-        self.url = self._stack.enter_context(listening(self.gateway))
+        self.url = self._stack.enter_context(listening(self.gateway, log_config))
         client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
         return self._stack.enter_context(client)
+
+    def close(self) -> None:
+        """Stop it all, so that everything that it does has been done."""
+        self._stack.close()
 
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="k", max_retries=0)

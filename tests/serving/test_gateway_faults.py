@@ -117,6 +117,31 @@ def test_a_router_that_hangs_costs_one_request_its_time(stand):
     assert "local" in answers
 
 
+def test_a_client_that_leaves_while_the_router_decides_is_on_record(stand):
+    go = threading.Event()
+
+    def decide(context: Context) -> Decision:
+        assert go.wait(20)
+        return SURE
+
+    stand(http(HELLO), decide, limits={"decide_s": 20})
+    with httpx.Client(trust_env=False, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+        client.post(f"{stand.url}/v1/chat/completions", json=body())
+    assert stand.store.last().error == "client left"
+    go.set()
+
+
+def test_a_fault_of_our_own_leaves_the_request_to_the_upstream(stand):
+    client = stand(http(HELLO), SURE)
+
+    def faulty(decision: Decision, context: Context) -> None:
+        raise KeyError
+
+    stand.gateway.answering.policy = faulty
+    assert post(client, body()).content == HELLO
+    assert stand.store.last().reason == "router failed: KeyError"
+
+
 def test_one_bad_context_spoils_no_other_of_its_batch(stand):
     def decide(context: Context) -> Decision:
         return failing(context) if context.messages[0].content == "bad" else SURE

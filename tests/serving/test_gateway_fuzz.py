@@ -10,7 +10,8 @@ import httpx
 import orjson
 from wires import Memory, Says, body, serve_config
 
-from distill.serving.gateway import Gateway, create_app
+from distill.serving.app import create_app
+from distill.serving.gateway import Gateway
 from distill.types import Context, Decision, ToolCall
 
 BODIES = 10_000

@@ -18,6 +18,7 @@ OPERATIONS = [
     ("get", "/v1/models"),
     ("get", "/healthz"),
     ("get", "/readyz"),
+    ("get", "/metrics"),
     ("get", "/admin/rollout"),
     ("put", "/admin/rollout"),
     ("post", "/admin/reload"),

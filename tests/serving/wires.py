@@ -15,10 +15,12 @@ from typing import Any
 
 import orjson
 import uvicorn
+from fastapi import FastAPI
 
 from distill.config import ServeConfig
 from distill.errors import StoreError
-from distill.serving.gateway import Gateway, create_app
+from distill.serving.app import create_app
+from distill.serving.gateway import Gateway
 from distill.store.record import Record
 from distill.types import Context, Decision, Message, ToolCall
 
@@ -204,9 +206,21 @@ class Memory:
 
 
 @contextmanager
-def listening(gateway: Gateway) -> Iterator[str]:
-    """The address of a gateway that listens on loopback, on a port of its own."""
-    settings = uvicorn.Config(create_app(gateway), port=0, log_level="critical", lifespan="on")
+def listening(
+    gateway: Gateway,
+    log_config: dict[str, Any] | None = None,
+    attach: Callable[[FastAPI], object] = lambda app: None,
+) -> Iterator[str]:
+    """The address of a gateway that listens on loopback, on a port of its own.
+
+    Args:
+        log_config: where uvicorn's logs go; None: nowhere.
+        attach: adds to the app.
+    """
+    app = create_app(gateway)
+    attach(app)
+    logs = {"log_level": "critical"} if log_config is None else {"log_config": log_config}
+    settings = uvicorn.Config(app, port=0, lifespan="on", **logs)
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import orjson
 
 from distill.chat import call_json
-from distill.dataset.verify import check_arguments
 from distill.environment import Environment, Score, Task
 from distill.evaluation.closed_loop.fallback import NO_USAGE, Answer, Fallback, total
 from distill.evaluation.closed_loop.outcome import End, Outcome
 from distill.history import synthetic
 from distill.policy import Policy
 from distill.types import Context, Message, Router, ToolCall, Usage
+from distill.validation import check_arguments
 
 T = TypeVar("T")
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-from distill.evaluation.report import formats, grid
+from distill.evaluation import formats
+from distill.evaluation.report import grid
 
 Report = Mapping[str, Any]
 

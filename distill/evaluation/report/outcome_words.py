@@ -7,7 +7,8 @@ It reads `closed_loop.json` and knows nothing of how it is shown. “Clear” is
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.evaluation.report import formats, words
+from distill.evaluation import formats
+from distill.evaluation.report import words
 
 Loop = Mapping[str, Any]
 Arm = Mapping[str, Any]

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from distill.evaluation.report import formats, grid, outcome_words, words
+from distill.evaluation import formats
+from distill.evaluation.report import grid, outcome_words, words
 
 Loop = Mapping[str, Any]
 Arm = Mapping[str, Any]

@@ -11,10 +11,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from distill.evaluation import formats
 from distill.evaluation.buckets import TITLES
 from distill.evaluation.intervals import MIN_GROUPS
 from distill.evaluation.predictions import Prediction
-from distill.evaluation.report import formats, outcome_words, outcomes, plots, reach, words
+from distill.evaluation.report import outcome_words, outcomes, plots, reach, words
 from distill.evaluation.report.confusion import mistakes
 from distill.evaluation.summary import agreement_of
 

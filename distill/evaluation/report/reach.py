@@ -6,10 +6,10 @@ It reads the report's `reach` and knows nothing of how it is shown.
 from collections.abc import Mapping
 from typing import Any
 
+from distill.evaluation import formats
 from distill.evaluation.buckets import TITLES
 from distill.evaluation.difficulty import COMPLEX
 from distill.evaluation.intervals import MIN_GROUPS
-from distill.evaluation.report import formats
 
 Report = Mapping[str, Any]
 

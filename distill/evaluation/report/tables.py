@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.table import Table
 
+from distill.evaluation import formats
 from distill.evaluation.buckets import TITLES
-from distill.evaluation.report import formats, grid, outcome_words, outcomes, reach, words
+from distill.evaluation.report import grid, outcome_words, outcomes, reach, words
 from distill.evaluation.summary import agreement_of
 from distill.routers.confidence import Threshold
 

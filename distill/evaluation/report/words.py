@@ -11,8 +11,9 @@ three seeds 15% and five 8% (simulated, before Holm).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill.evaluation import formats
 from distill.evaluation.intervals import MIN_GROUPS
-from distill.evaluation.report import formats, reach
+from distill.evaluation.report import reach
 from distill.evaluation.summary import agreement_of
 
 _CLEAR = 0.05

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 
 from dspy.predict.parameter import Parameter
 
-from distill.dataset.verify import check_arguments
 from distill.errors import RouterError
 from distill.policy import Verdict
 from distill.routers import load_router
 from distill.types import Context, Decision, Router
+from distill.validation import check_arguments
 
 Accept = Callable[[Decision, Context], bool | Verdict]
 """Whether a decision that could be acted on is: true takes it, false asks the LM instead. A
