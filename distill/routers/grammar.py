@@ -61,11 +61,6 @@ def calls_text(context: Context, names: Sequence[str]) -> str:
     return _calls(_printed([offered[name] for name in names]))
 
 
-def for_older(text: str) -> str:
-    """The grammar for llguidance before 1.8, under which no value has an escaped `<`."""
-    return text.replace(',"json_allow_general_unicode_escapes":true', "")
-
-
 class Grammars:
     """Compiles grammars for one tokenizer, and keeps the latest.
 
@@ -86,14 +81,10 @@ class Grammars:
         """A matcher at the start of the grammar; it raises nothing, `is_error` tells its faults."""
         return self._compiled(text).deep_copy()
 
-    def spaced(self, text: str) -> str:
-        """The grammar with the space that the tokenizer puts before a text."""
-        if not self._space:
-            return text
-        return f"start: {_literal(self._space)} text\n{text.replace('start:', 'text:', 1)}"
-
     def _compile(self, text: str) -> LLMatcher:
-        return LLMatcher(self._tokenizer, self.spaced(text), log_level=0)
+        if self._space:
+            text = f"start: {_literal(self._space)} text\n{text.replace('start:', 'text:', 1)}"
+        return LLMatcher(self._tokenizer, text, log_level=0)
 
 
 class Constraint(LogitsProcessor):

@@ -57,12 +57,12 @@ def config(**changes: Any) -> EngineConfig:
 
 
 def over_the_wire(message: dict[str, Any]) -> dict[str, Any]:
-    """The message as the API has it: calls' arguments are JSON in a string."""
-    calls = [
-        made
-        | {"function": made["function"] | {"arguments": json.dumps(made["function"]["arguments"])}}
-        for made in message.get("tool_calls", [])
-    ]
+    """The message as the API has it: calls have ids, and their arguments are JSON in a string."""
+    calls = []
+    for made in message.get("tool_calls", []):
+        function = made["function"]
+        arguments = json.dumps(function["arguments"])
+        calls.append({"id": "c", **made, "function": function | {"arguments": arguments}})
     return message | {"tool_calls": calls} if calls else message
 
 

@@ -5,6 +5,7 @@ Knows nothing of HTTP.
 
 import contextlib
 import logging
+import re
 import subprocess
 import sys
 from collections import deque
@@ -17,6 +18,9 @@ log = logging.getLogger(__name__)
 _WARDEN = Path(__file__).with_name("warden.py")
 _LINES, _CHARS = 500, 2000
 """How much of what it says is kept: so many lines, and of each so many bytes."""
+_ERROR = re.compile(r"\b\w*(?:Error|Exception)\b|\berror:", re.IGNORECASE)
+_ERRORS, _LAST = 10, 10
+"""How many lines are told of an end."""
 
 
 class Child:
@@ -53,9 +57,17 @@ class Child:
         """The exit status, 128 + n for signal n; None while it runs."""
         return self._process.poll()
 
-    def lines(self, most: int = _LINES) -> list[str]:
+    def lines(self) -> list[str]:
         """The latest lines that it said."""
-        return list(self._said)[-most:]
+        return list(self._said)
+
+    def told(self) -> list[str]:
+        """Of these the latest, and the latest that speak of errors: libraries may have said more
+        as they ended."""
+        said = self.lines()
+        errors = [i for i, line in enumerate(said) if _ERROR.search(line)][-_ERRORS:]
+        chosen = {*errors, *range(max(0, len(said) - _LAST), len(said))}
+        return [said[i] for i in sorted(chosen)]
 
     def stop(self) -> None:
         """End it and all it started; returns when all is over."""

@@ -1,4 +1,4 @@
-"""What is asked of vLLM over HTTP: completions, scores, pooled states, adapters, health.
+"""What is asked of vLLM over HTTP: completions, pooled states, adapters, health.
 
 Every answer is checked before it is believed; what goes wrong is an `EngineError`. Nothing is asked
 twice: whoever asked has an LLM to fall back on. Knows no router and no process.
@@ -6,7 +6,7 @@ twice: whoever asked has an LLM to fall back on. Knows no router and no process.
 
 import time
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -24,6 +24,10 @@ _MOST_BYTES = 256 * 1024 * 1024
 _KEPT_S = 2.0
 """Less than vLLM keeps an idle connection, so that none is used as it closes."""
 _DETAIL = 300
+_MOST_ALLOWED, _LIKELIEST = 1024, 20
+"""How many allowed tokens vLLM takes, and of how many it tells the log-probabilities."""
+_TOKEN = "token_id:"
+"""How it names a token by its id."""
 _ROUNDING = 1e-3
 """By how much a logarithm may exceed 0."""
 
@@ -40,8 +44,6 @@ class Written:
 
     ids: list[int]
     log_probabilities: list[float]
-    ended: bool
-    """Whether it ended by itself, and not at the most tokens allowed."""
 
 
 class Client:
@@ -97,46 +99,52 @@ class Client:
         except (RuntimeError, CancelledError):  # it was closed
             return [EngineError(self.url, "was stopped", "start it again")] * len(ones)
 
-    def write(
-        self, model: str, prompt: list[int], most: int, grammar: str | None = None
-    ) -> Written:
+    def write(self, model: str, prompt: list[int], most: int) -> Written:
         """A greedy completion of token ids.
 
         Args:
             model: an adapter's name.
             most: new tokens at most.
-            grammar: a Lark grammar that it is held to. Its log-probabilities are then those among
-                the allowed tokens alone, since vLLM masks before it looks: `score` has the others.
         """
-        held = {} if grammar is None else {"structured_outputs": {"grammar": grammar}}
-        body = {"model": model, "prompt": prompt, "max_tokens": most, "temperature": 0}
-        body |= {"logprobs": 0, "return_token_ids": True, **held}
-        choice = self._choice(body)
+        choice = self._choice(model, prompt, {"max_tokens": most, "logprobs": 0})
         try:
             ids = [int(i) for i in choice["token_ids"]]
             found = [float(v) for v in choice["logprobs"]["token_logprobs"]]
-            reason = choice["finish_reason"]
         except (KeyError, TypeError, ValueError):
             raise self._fault("a completion without tokens or log-probabilities") from None
         if len(ids) != len(found) or not ids or len(ids) > most or max(found) > _ROUNDING:
             raise self._fault("tokens and log-probabilities that do not fit each other")
-        return Written(ids, found, reason == "stop")
+        return Written(ids, found)
 
-    def score(self, model: str, prompt: list[int], ids: list[int]) -> list[float]:
-        """The model's own log-probabilities of `ids` after the prompt, in one more reading."""
-        body = {"model": model, "prompt": [*prompt, *ids], "max_tokens": 0, "temperature": 0}
-        body |= {"logprobs": 0, "return_token_ids": True, "echo": True}
-        choice = self._choice(body)
+    def step(
+        self, model: str, prompt: list[int], allowed: Collection[int]
+    ) -> tuple[int, float] | None:
+        """The likeliest allowed token after a prompt, and the model's own log-probability of it.
+
+        vLLM masks after it has looked at probabilities where tokens are listed, and before that
+        where a grammar says which: under one a token that alone is allowed would look certain. It
+        takes lists of 1,024; of more, None where none is among the likeliest 20 of all.
+        """
+        if len(allowed) <= _MOST_ALLOWED:
+            body = {"max_tokens": 1, "logprobs": 0, "allowed_token_ids": list(allowed)}
+        else:
+            body = {"max_tokens": 1, "logprobs": _LIKELIEST, "return_tokens_as_token_ids": True}
+        choice = self._choice(model, prompt, body)
         try:
-            whole = choice["logprobs"]["token_logprobs"]
-            found = [float(v) for v in whole[len(prompt) :]]
-        except (KeyError, TypeError, ValueError):
-            raise self._fault("no log-probabilities") from None
-        if len(found) != len(ids) or max(found) > _ROUNDING:
-            raise self._fault("log-probabilities that do not fit what was asked")
-        return found
+            (token,) = choice["token_ids"]
+            found = {int(token): float(choice["logprobs"]["token_logprobs"][0])}
+            for name, value in (choice["logprobs"].get("top_logprobs") or [{}])[0].items():
+                if name.startswith(_TOKEN):
+                    found[int(name.removeprefix(_TOKEN))] = float(value)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise self._fault("no token") from None
+        if max(found.values()) > _ROUNDING:
+            raise self._fault("log-probabilities that are none")
+        fit = [token for token in found if token in allowed]
+        return max(((t, found[t]) for t in fit), key=lambda pair: pair[1], default=None)
 
-    def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _choice(self, model: str, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
+        body |= {"model": model, "prompt": prompt, "temperature": 0, "return_token_ids": True}
         value = self._post("/v1/completions", body)
         try:
             (choice,) = value["choices"]
@@ -176,8 +184,9 @@ class Client:
     ) -> list[int]:
         """The token ids that vLLM's own chat template makes of a request."""
         body = {"model": model, "messages": list(messages), "tools": list(tools) or None}
+        value = self._post("/tokenize", body)
         try:
-            return [int(token) for token in self._post("/tokenize", body)["tokens"]]
+            return [int(token) for token in value["tokens"]]
         except (KeyError, TypeError, ValueError):
             raise self._fault("no tokens") from None
 

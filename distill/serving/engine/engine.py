@@ -43,8 +43,6 @@ from distill.serving.engine.plan import (
 log = logging.getLogger(__name__)
 
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_TOLD_LINES = 30
-"""Of the child's last lines in an error."""
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONSAFEPATH": "1"}
 
 
@@ -379,7 +377,7 @@ class Engine:
         if self._closing.is_set():
             return None, ready_s
         if reason is not None:
-            self._last_error = "\n".join([reason, *child.lines(_TOLD_LINES)])
+            self._last_error = "\n".join([reason, *child.told()])
         return reason, ready_s
 
     def _start(self, child: Child) -> str | None:

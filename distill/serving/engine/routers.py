@@ -3,12 +3,15 @@
 A decision that could not be had is a reply with an `error`, as of any endpoint.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from llguidance import LLMatcher
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +21,6 @@ from distill.routers.cascade import FIRST, SECOND, CascadeRouter
 from distill.routers.decoding import Completion, DecodingRouter
 from distill.routers.encoding import EncodingRouter, Logits, TokenRows
 from distill.routers.folder import RouterFile, read_router_file
-from distill.routers.grammar import for_older
 from distill.routers.load import load_as, load_router, router_folder
 from distill.routers.open_encoder import OpenEncoderRouter
 from distill.serving.engine.attached import Attached
@@ -50,6 +52,25 @@ class ServedRouter:
         raise RouterError(path, "a served router has no weights", "copy its folder")
 
 
+_AT_ONCE = 32
+"""Tokens written between two looks, once the grammar has changed one."""
+
+
+def _mask(matcher: LLMatcher) -> npt.NDArray[np.uint8]:
+    """Of each token whether it may follow; of a forced text, its canonical tokens alone."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return np.unpackbits(bits, bitorder="little")
+
+
+def _taken(matcher: LLMatcher, ids: Sequence[int]) -> int:
+    """How many of the tokens the masks let through, one after another; the matcher takes them."""
+    for place, token in enumerate(ids):
+        mask = _mask(matcher)
+        if token >= len(mask) or not mask[token] or not matcher.consume_token(token):
+            return place
+    return len(ids)
+
+
 class ServedDecoder(DecodingRouter):
     """A decoder completed by vLLM."""
 
@@ -70,27 +91,39 @@ class ServedDecoder(DecodingRouter):
         return [_failed(a) if isinstance(a, EngineError) else a for a in answers]
 
     def _complete(self, prompt: list[int], grammar: str) -> Completion:
-        """What greedy decoding within the grammar writes, whatever the engine makes of grammars.
+        """What greedy decoding within the grammar writes, and the model's own log-probabilities.
 
-        Without one at first: as long as every token is allowed a grammar changes none, and a
-        trained router seldom needs it. That spares the engine the grammar, and log-probabilities
-        are the model's own; those of a completion that was held to a grammar are read once more.
+        The engine writes freely, and what the grammar allows of it is kept: so far the grammar
+        changes nothing. Then the likeliest allowed token is put in place of the first other one,
+        and the engine goes on from there. A trained router seldom needs that. vLLM could keep to
+        the grammar by itself, but then tells probabilities among the allowed tokens alone.
         """
         client, most = self._engine.client, self.config.max_new_tokens
-        written = client.write(self._model, prompt, most)
-        own = written.log_probabilities
-        if not self._allowed(grammar, written.ids):
-            text = self.format.grammars.spaced(grammar)
-            text = text if self._engine.installed.escapes else for_older(text)
-            written = client.write(self._model, prompt, most, text)
-            if not self._allowed(grammar, written.ids):
-                return Completion(written.ids, [], whole=False)
-            own = client.score(self._model, prompt, written.ids)
-        whole = written.ended and written.ids[-1] == self.tokenizer.eos_token_id
-        return Completion(written.ids, own, whole)
-
-    def _allowed(self, grammar: str, ids: list[int]) -> bool:
-        return self.format.grammars.matcher(grammar).validate_tokens(ids) == len(ids)
+        end_by = time.monotonic() + client.request_s
+        matcher = self.format.grammars.matcher(grammar)
+        ids: list[int] = []
+        own: list[float] = []
+        at_once = most
+        while len(ids) < most and self.tokenizer.eos_token_id not in ids[-1:]:
+            if time.monotonic() > end_by:
+                raise EngineError(self._engine.url, "no completion in time", "see the engine's log")
+            written = client.write(self._model, prompt + ids, min(at_once, most - len(ids)))
+            fits = _taken(matcher, written.ids)
+            ids += written.ids[:fits]
+            own += written.log_probabilities[:fits]
+            if fits < len(written.ids):
+                allowed = set(np.flatnonzero(_mask(matcher)).tolist())
+                if matcher.is_error() or not allowed:
+                    break
+                taken = client.step(self._model, prompt + ids, allowed)
+                if taken is None:
+                    break
+                matcher.consume_token(taken[0])
+                ids.append(taken[0])
+                own.append(taken[1])
+                at_once = _AT_ONCE
+        whole = self.tokenizer.eos_token_id in ids[-1:] and not matcher.is_error()
+        return Completion(ids, own, whole)
 
     def save(self, path: Path) -> None:
         raise RouterError(path, "a served decoder has no weights", "copy its folder")

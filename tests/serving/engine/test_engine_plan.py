@@ -12,8 +12,8 @@ from distill.errors import ConfigError, RouterError
 from distill.serving.engine.installed import REQUIREMENTS, Installed
 from distill.serving.engine.plan import Adapter, command, model_folder, served
 
-GPU = Installed("0.33.0", cpu=False, escapes=False)
-CPU = Installed("0.32.0", cpu=True, escapes=False)
+GPU = Installed("0.33.0", cpu=False)
+CPU = Installed("0.32.0", cpu=True)
 
 
 def line(folder: Path, installed: Installed = GPU, model: Path | None = None, **config: object):

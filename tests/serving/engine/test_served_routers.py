@@ -16,6 +16,7 @@ import torch
 from chat_values import contexts as any_contexts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schema_values import labelled
 from small_shop import PARTS, TOOLS, ask
 
 from distill.config import PolicyConfig
@@ -25,7 +26,6 @@ from distill.render import render_chat
 from distill.routers import load_router
 from distill.routers.encoding import EncodingRouter
 from distill.routers.folder import RouterFile
-from distill.routers.grammar import for_older, grammar_text
 from distill.serving.engine import served_router
 from distill.serving.engine.client import Client
 from distill.serving.engine.installed import Installed
@@ -40,14 +40,14 @@ SEVERAL = settings(max_examples=10, suppress_health_check=list(HealthCheck))
 class StandIn:
     """An engine as far as routers know it. `changes` rewrites its answers on their way."""
 
-    def __init__(self, folder: Path, *, escapes: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         self.part = served(folder)
-        self.installed = Installed("0.32.0", cpu=True, escapes=escapes)
+        self.installed = Installed("0.32.0", cpu=True)
         self.local: Any = load_router(self.part.folder)
         self.local = getattr(self.local, "tools", self.local)
         self.url, self.down = "http://127.0.0.1:1", False
         self.changes = lambda answer: answer
-        self.grammars: list[str] = []
+        self.steps = 0
         transport = httpx.MockTransport(self.answer)
         self.client = Client(self.url, "key", 30, transport=transport, together=1)
 
@@ -66,27 +66,25 @@ class StandIn:
         return made if isinstance(made, httpx.Response) else httpx.Response(200, json=made)
 
     def write(self, body: dict[str, Any]) -> dict[str, Any]:
-        assert (body["temperature"], body["logprobs"]) == (0, 0)
-        if body.get("echo"):
-            return {"choices": [{"logprobs": {"token_logprobs": self.score(body["prompt"])}}]}
-        held = body.get("structured_outputs")
-        if held:
-            self.grammars.append(held["grammar"])
-        (made,) = self.local.complete([body["prompt"]], [held["grammar"] if held else ANYTHING])
-        assert len(made.ids) <= body["max_tokens"]
-        # As vLLM has it: among the allowed tokens alone, of which there is often one.
-        found = [0.0] * len(made.ids) if held else made.log_probabilities
+        assert body["temperature"] == 0
+        if body["max_tokens"] == 1:
+            return self.step(body)
+        (made,) = self.local.complete([body["prompt"]], [ANYTHING])
+        ids = made.ids[: body["max_tokens"]]
         choice = {
-            "token_ids": made.ids,
-            "logprobs": {"token_logprobs": found},
-            "finish_reason": "stop" if made.whole else "length",
+            "token_ids": ids,
+            "logprobs": {"token_logprobs": made.log_probabilities[: len(ids)]},
         }
         return {"choices": [choice]}
 
-    def score(self, ids: list[int]) -> list[float | None]:
+    def step(self, body: dict[str, Any]) -> dict[str, Any]:
+        self.steps += 1
         with torch.inference_mode():
-            found = self.local.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-        return [None, *(float(row[i]) for row, i in zip(found, ids[1:], strict=False))]
+            logits = self.local.model(input_ids=torch.tensor([body["prompt"]])).logits[0, -1]
+        found = logits.log_softmax(-1).tolist()
+        token = max(body.get("allowed_token_ids", range(len(found))), key=found.__getitem__)
+        logprobs = {"token_logprobs": [found[token]]}
+        return {"choices": [{"token_ids": [token], "logprobs": logprobs}]}
 
     def pool(self, body: dict[str, Any]) -> dict[str, Any]:
         assert body["use_activation"] is False
@@ -104,9 +102,9 @@ class StandIn:
             return self.local.model.states(ids, mask)[0].numpy()
 
 
-def both(folder: Path, **settings: bool) -> tuple[Router, Any, StandIn]:
+def both(folder: Path) -> tuple[Router, Any, StandIn]:
     """The router in process, and served by a stand-in."""
-    engine: Any = StandIn(folder, **settings)
+    engine: Any = StandIn(folder)
     return load_router(folder), served_router(folder, engine), engine
 
 
@@ -155,45 +153,44 @@ def test_a_server_with_the_folders_template_renders_the_same_tokens(folders, con
     assert rendered == whole or len(rendered) > router.config.max_tokens
 
 
-def test_an_older_llguidance_gets_a_grammar_that_it_knows(folders):
-    local, served_one, engine = both(folders["decoder"], escapes=False)
-    renamed = tuple(replace(tool, name=f"do_{tool.name}") for tool in TOOLS)
-    context = ask("cancel order 4", renamed)
-    assert_same(served_one.decide([context]), local.decide([context]))
-    expected = for_older(grammar_text(context))
-    assert set(engine.grammars) == {expected}
-    assert "escapes" not in expected
-    assert "whitespace_flexible" in expected
+RENAMED = tuple(replace(tool, name=f"do_{tool.name}") for tool in TOOLS)
 
 
-def test_a_grammar_is_used_where_it_changes_what_is_written(folders):
-    """And then the confidence is not that of the few tokens that it allows, as the engine says."""
+def test_a_grammar_changes_what_is_written_where_it_must(folders):
+    """And then the confidence is the model's own, and not that of the few tokens allowed."""
     local, served_one, engine = both(folders["decoder"])
-    assert_same(served_one.decide(CONTEXTS), local.decide(CONTEXTS))
-    assert len(engine.grammars) < len(CONTEXTS) / 2
-    renamed = tuple(replace(tool, name=f"do_{tool.name}") for tool in TOOLS)
-    context = ask("cancel order 4", renamed)
+    assert_same(served_one.decide(CONTEXTS[:4]), local.decide(CONTEXTS[:4]))
+    before = engine.steps
+    texts = [f"{start} order {n}" for start in ("cancel", "where is") for n in range(3)]
+    contexts = [ask(text, RENAMED) for text in [*texts, "what did I buy"]]
+    expected = local.decide(contexts)
+    assert_same(served_one.decide(contexts), expected)
+    assert engine.steps - before >= len(contexts)
+    assert all(d.confidence < 0.1 for d in expected if d.calls)
+    assert any(d.calls for d in expected)
+
+
+@SEVERAL
+@given(text=st.text(max_size=40), drawn=labelled(min_calls=1))
+def test_whatever_is_asked_of_whatever_tools_decoders_agree(folders, text, drawn):
+    local, served_one, _ = both(folders["decoder"])
+    context = ask(text, drawn.tools)
     assert_same(served_one.decide([context]), local.decide([context]))
-    assert engine.grammars[-1] == grammar_text(context)
-    assert local.decide([context])[0].confidence < 0.1
 
 
-def choice(**changes: object):
-    return lambda answer: {"choices": [answer["choices"][0] | changes]}
+def test_what_does_not_end_is_a_reply_of_confidence_zero(folders, monkeypatch):
+    _, served_one, _ = both(folders["decoder"])
+    short = served_one.router.config.model_copy(update={"max_new_tokens": 12})
+    monkeypatch.setattr(served_one.router, "config", short)
+    assert served_one.decide([ask("cancel order 4")]) == [Decision("reply", confidence=0.0)]
 
 
-def test_what_did_not_end_is_a_reply_of_confidence_zero(folders):
+def test_an_engine_that_does_not_heed_what_is_allowed_is_not_relied_on(folders):
     _, served_one, engine = both(folders["decoder"])
-    engine.changes = choice(finish_reason="length")
-    assert served_one.decide([ask("cancel order 4")]) == [Decision("reply", confidence=0.0)]
-
-
-def test_a_grammar_that_the_engine_ignored_is_noticed(folders):
-    local, served_one, engine = both(folders["decoder"])
-    ids = local.tokenizer("I would cancel order 4.", add_special_tokens=False)["input_ids"]
-    ids = [*ids, local.tokenizer.eos_token_id]
-    engine.changes = choice(token_ids=ids, logprobs={"token_logprobs": [-0.1] * len(ids)})
-    assert served_one.decide([ask("cancel order 4")]) == [Decision("reply", confidence=0.0)]
+    wrong = {"token_ids": [399], "logprobs": {"token_logprobs": [-0.1]}}
+    engine.step = lambda body: {"choices": [wrong]}
+    found = served_one.decide([ask("cancel order 4", RENAMED)])
+    assert found == [Decision("reply", confidence=0.0)]
 
 
 FAULTS = {
