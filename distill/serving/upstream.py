@@ -3,6 +3,9 @@
 Bodies pass as they are, in both directions. Of the headers only those change that belong to a
 connection (RFC 9110, section 7.6.1), that name the host, or that carry the gateway's own key in
 place of the client's. `Accept-Encoding` is `identity`, so that what is recorded can be read.
+
+Nothing is sent twice: a completion costs money, and a proxy must not repeat what is not idempotent
+(RFC 9110, section 9.2.2). The client's library repeats a 502, as it would a broken connection.
 """
 
 from collections.abc import Iterable
@@ -23,6 +26,9 @@ _OF_A_CONNECTION = frozenset(
     )
 )
 _OURS = frozenset((b"host", b"content-length", b"accept-encoding", b"expect"))
+_IDLE_S = 4.0
+"""Connections are dropped before the upstream does so, which may be as a request is on its way: of
+the servers in use uvicorn, vLLM's too, waits least, 5 s."""
 PREFIX = "/v1"
 """What the gateway's paths begin with, in place of the path of `base_url`."""
 
@@ -61,7 +67,9 @@ class Upstream:
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(config.read_s, connect=config.connect_s, pool=config.connect_s),
             limits=httpx.Limits(
-                max_connections=config.connections, max_keepalive_connections=config.connections
+                max_connections=config.connections,
+                max_keepalive_connections=config.connections,
+                keepalive_expiry=_IDLE_S,
             ),
             transport=transport,
             trust_env=False,

@@ -60,12 +60,12 @@ def http(
 
 
 def events(*pieces: bytes | float, hangs: bool = False, whole: bool = True) -> Wire:
-    """A stream of events in HTTP's chunks, one a piece; without its last chunk unless `whole`."""
+    """A stream of events in chunks (HTTP), one a piece; unless `whole`, cut before the last."""
     head = (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     )
     chunks = [b"%x\r\n%s\r\n" % (len(p), p) if isinstance(p, bytes) else p for p in pieces]
-    return Wire([head, *chunks, *([b"0\r\n\r\n"] if whole else [])], hangs=hangs)
+    return Wire([head, *chunks, *([b"0\r\n\r\n"] if whole else [])], hangs=hangs, closes=not whole)
 
 
 class RawUpstream:
