@@ -12,7 +12,7 @@ from rich.table import Table
 
 from distill import config as configs
 from distill import disk
-from distill.config import DataConfig, HistoriesConfig, RunConfig
+from distill.config import DataConfig, HistoriesConfig
 from distill.display import Display
 from distill.errors import ConfigError, InputError
 
@@ -405,13 +405,17 @@ def push(
 
 
 @app.command("config")
-def show_config(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print the resolved config, every default spelled out.
+def show_config(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A run's or a gateway's config.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Print a run's or a gateway's config resolved, every default spelled out.
 
-    Example: `distill config configs/run/quickstart.yaml`
+    Example: `distill config configs/serve/orderdesk.yaml`
     """
-    resolved: RunConfig = configs.load(config, overrides or ())
-    print(configs.dump(resolved), end="")
+    print(configs.dump(configs.load_any(config, overrides or ())), end="")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,6 +30,7 @@ from distill.config.histories import ArmName, HistoriesConfig
 from distill.config.load import (
     dump,
     load,
+    load_any,
     load_endpoint,
     load_policy,
     load_prices,
@@ -112,6 +113,7 @@ __all__ = [
     "UpstreamConfig",
     "dump",
     "load",
+    "load_any",
     "load_endpoint",
     "load_policy",
     "load_prices",

@@ -47,6 +47,13 @@ def load_serve(path: Path, overrides: Sequence[str] = ()) -> ServeConfig:
     return parse(_read(path, "see configs/serve/"), path, ServeConfig, overrides)
 
 
+def load_any(path: Path, overrides: Sequence[str] = ()) -> RunConfig | ServeConfig:
+    """Read a run's config or a gateway's, which alone names an `upstream`; errors as `load`."""
+    value = _read(path, "see configs/")
+    kind: type[RunConfig | ServeConfig] = ServeConfig if "upstream" in value else RunConfig
+    return parse(value, path, kind, overrides)
+
+
 def load_prices(path: Path) -> PricesConfig:
     """Read a table of prices; errors as `load`."""
     return parse(_read(path, "see configs/prices.yaml"), path, PricesConfig)

@@ -75,6 +75,12 @@ class RolloutConfig(Config):
     rollback: RollbackConfig | None = RollbackConfig()
     """Null: never by itself."""
 
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _is_a_word(cls, value: object) -> object:
+        # YAML 1.1 takes a bare `on` or `off` for a truth value.
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class LimitsConfig(Config):
     """What a request may hold; one beyond it is refused with 413 or 400, not passed on."""

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import orjson
+import pytest
 from job_files import MERGE, write_config
 from record_values import answer, record, says
 
+from distill import config as configs
 from distill import load_router
-from distill.config import StoreConfig, load
+from distill.config import StoreConfig
 from distill.dataset import load_dataset
 from distill.runs import RunDir, read_json
 from distill.store import Store
@@ -117,7 +119,7 @@ def test_calibrate_shows_what_the_data_supports_and_what_not(done, finished: Pat
     assert "not supported" in rows[0]
     assert "100.0%" in rows[1]
     assert printed.splitlines()[-1] == str(run / "router/router.json")
-    assert load(run / "config.yaml").risk.alphas == [0.001, 0.6]
+    assert configs.load(run / "config.yaml").risk.alphas == [0.001, 0.6]
 
 
 def test_run_does_it_all_and_shows_the_table_whole(done, traces: Path, tmp_path: Path):
@@ -144,11 +146,18 @@ def test_run_tells_a_log_what_it_does(distill, traces: Path, tmp_path: Path):
     ]
 
 
-def test_config_prints_what_loads_to_the_same(done, tmp_path: Path):
-    path = ROOT / "configs/run/quickstart.yaml"
+@pytest.mark.parametrize(
+    ("name", "overrides", "load"),
+    [
+        ("run/quickstart.yaml", ["seeds=[4]", "routers.rnn.train.epochs=2"], configs.load),
+        ("serve/orderdesk.yaml", ["rollout.mode=on", "limits.tools=3"], configs.load_serve),
+    ],
+)
+def test_config_prints_what_loads_to_the_same(done, tmp_path: Path, name, overrides, load):
+    path = ROOT / "configs" / name
     resolved = tmp_path / "resolved.yaml"
-    resolved.write_text(done("config", path, "seeds=[4]", "routers.rnn.train.epochs=2"))
-    assert load(resolved) == load(path, ["seeds=[4]", "routers.rnn.train.epochs=2"])
+    resolved.write_text(done("config", path, *overrides))
+    assert load(resolved) == load(path, overrides)
     assert done("config", resolved) == resolved.read_text()
 
 
