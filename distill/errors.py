@@ -11,6 +11,7 @@
         ├── HubError             the model hub refused or could not be reached
         ├── EndpointError        an LLM's endpoint that gave no answer at all
         ├── EngineError          an engine that is not installed, does not start or does not answer
+        ├── WorkflowError        a workflow that is not whole, or that cannot be learned from
         └── MissingExtraError         an optional dependency; the cure is its install command
 
 Our own faults are `assert`s: they exit with 1 and a traceback.
@@ -67,6 +68,10 @@ class EndpointError(InputError):
 
 class EngineError(InputError):
     """An engine that serves models is not installed, does not start, or does not answer."""
+
+
+class WorkflowError(InputError):
+    """A workflow whose graph is not whole, or whose outcomes cannot be learned from."""
 
 
 class MissingExtraError(InputError):

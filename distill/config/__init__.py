@@ -11,6 +11,7 @@
     policy      which calls are taken locally
     prices      what tokens cost
     run         a job: all of these that it needs
+    workflow    how a workflow learns from outcomes
     serve       a gateway: the router, the LLM behind it, the rules between them
     address     http addresses without secrets
     faults      what is wrong with a config, in words
@@ -70,6 +71,7 @@ from distill.config.serve import (
     UpstreamConfig,
 )
 from distill.config.training import LoraConfig, TrainConfig
+from distill.config.workflow import LearnConfig
 
 __all__ = [
     "AccessConfig",
@@ -88,6 +90,7 @@ __all__ = [
     "EnsembleConfig",
     "EvaluationConfig",
     "HistoriesConfig",
+    "LearnConfig",
     "LearnedConfig",
     "LimitsConfig",
     "LoraConfig",
