@@ -264,7 +264,7 @@ class _Fit:
         usable = bool(norm.isfinite())
         if usable:
             optimizer.step()
-        self._line({"step": number + 1, "loss": float(loss), "grad_norm": float(norm)})
+        self._line({"step": number + 1, "loss": float(loss.detach()), "grad_norm": float(norm)})
         return usable
 
     def _reduce(self, grad: Tensor) -> Tensor:
