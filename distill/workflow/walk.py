@@ -399,9 +399,8 @@ def logits(node: Decision, known: Sequence[Values], decider: nn.Module) -> Tenso
     """
     argument: Any = known
     if isinstance(node, BranchNode):
-        numbers = [values[node.on] for values in known]
         try:
-            argument = _stacked([torch.as_tensor(number) for number in numbers])
+            argument = _stacked([values[node.on] for values in known])
         except (TypeError, ValueError, RuntimeError) as error:
             fault = f"{node.on!r} is no number ({error})"
             raise WorkflowError(node.name, fault, "give one") from None
