@@ -7,6 +7,7 @@ and vLLM's pooling runner serve it as it is. Mean pooling rather than the `[CLS]
 2019, arXiv:1908.10084), and from its untrained pooler the same training stays far behind.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -75,11 +76,19 @@ class EncoderRouter(EncodingRouter):
         self.model = model.eval()
 
     def logits(self, input_ids: TokenRows, attention_mask: TokenRows) -> Logits:
-        where = self.model.head.weight.device
-        rows, mask = (torch.from_numpy(array).to(where) for array in (input_ids, attention_mask))
         with torch.inference_mode():
-            logits: Tensor = self.model(rows, mask)["logits"]
+            logits: Tensor = self.model(self._moved(input_ids), self._moved(attention_mask))[
+                "logits"
+            ]
         return cast(Logits, logits.cpu().numpy())
+
+    def rows(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of texts, [texts, time] each, on the network's device."""
+        input_ids, attention_mask = self.token_rows(texts)
+        return self._moved(input_ids), self._moved(attention_mask)
+
+    def _moved(self, rows: TokenRows) -> Tensor:
+        return torch.from_numpy(rows).to(self.model.head.weight.device)
 
     def save(self, path: Path) -> None:
         self.model.encoder.save_pretrained(path)

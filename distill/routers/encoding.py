@@ -43,16 +43,20 @@ class EncodingRouter(ClassifierRouter):
         rows = np.empty((len(texts), len(self.file.labels)))
         for start in range(0, len(order), self.batch):
             chunk = order[start : start + self.batch]
-            tokens = self.tokenizer(
-                [texts[i] for i in chunk],
-                padding=True,
-                truncation=True,
-                max_length=self.config.max_tokens,
-                return_tensors="np",
-            )
-            logits = self.logits(tokens["input_ids"], tokens["attention_mask"])
+            logits = self.logits(*self.token_rows([texts[i] for i in chunk]))
             rows[chunk] = softmax(logits.astype(np.float64), axis=1)
         return rows
+
+    def token_rows(self, texts: Sequence[str]) -> tuple[TokenRows, TokenRows]:
+        """Token ids and mask of texts, [texts, time] each."""
+        tokens = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.config.max_tokens,
+            return_tensors="np",
+        )
+        return cast(TokenRows, tokens["input_ids"]), cast(TokenRows, tokens["attention_mask"])
 
     @abstractmethod
     def logits(self, input_ids: TokenRows, attention_mask: TokenRows) -> Logits:

@@ -83,16 +83,20 @@ class ScratchRouter(ClassifierRouter):
         found = torch.empty(len(rows), len(self.file.labels), dtype=torch.float64)
         for start in range(0, len(order), _BATCH):
             chunk = order[start : start + _BATCH]
-            found[chunk] = self._logits([rows[i] for i in chunk]).double().softmax(1).cpu()
+            with torch.inference_mode():
+                logits: Tensor = self.model(*self._padded([rows[i] for i in chunk]))["logits"]
+            found[chunk] = logits.double().softmax(1).cpu()
         return cast(Probabilities, found.numpy())
 
-    def _logits(self, rows: list[Tensor]) -> Tensor:
+    def rows(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of texts, [texts, time] each, on the network's device."""
+        return self._padded([torch.tensor(self.tokens(text)) for text in texts])
+
+    def _padded(self, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
         device = next(self.model.parameters()).device
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
         lengths = torch.tensor([len(row) for row in rows], device=device)
-        mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
-        with torch.inference_mode():
-            return cast(Tensor, self.model(ids, mask)["logits"])
+        return ids, (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
 
     def save(self, path: Path) -> None:
         state = {

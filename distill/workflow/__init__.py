@@ -1,23 +1,28 @@
 """Workflows: tool calls, branches and loops as one program whose decisions learn from outcomes.
 
-graph       nodes made of plain functions, and the workflow that they form: checked when built
-deciders    what decides at a node: a threshold, or a policy over the next nodes
-walk        inputs -> what became of each path that was taken, by sampling or by going them all
-gradients   from losses at the ends to the deciders' gradients, exact or estimated
-learn       gradients, step by step: resumable, and never far from where it began
-drawing     the workflow as a Mermaid flowchart
-folder      a workflow and what it learned, on disk
+    graph       nodes made of plain functions, and the workflow that they form: checked when built
+    deciders    what decides at a node: a threshold, or a policy over the next nodes
+    networks    trained routers as policies, whose weights outcomes tune
+    walk        inputs -> what became of each path that was taken, by sampling or by going them all
+    gradients   from losses at the ends to the deciders' gradients, exact or estimated
+    learn       gradients, step by step: resumable, and never far from where it began
+    drawing     the workflow as a Mermaid flowchart
+    folder      a workflow and what it learned, on disk
 
-flow = Workflow(
-    inputs=["question"],
-    nodes=[
-        tool(look_up, then="enough"),
-        branch("enough", on="look_up", threshold=Threshold(0.0), above="answer", below="search"),
-        tool(search, then="answer"),
-        tool(answer, then="end"),
-        end(loss),
-    ],
-)
+Built of plain functions, which take the values that their parameters name:
+
+    flow = Workflow(
+        inputs=["question"],
+        nodes=[
+            tool(look_up, then="sure"),
+            branch("sure", on="look_up", threshold=Threshold(0.5), above="answer", below="search"),
+            tool(search, then="answer", cost=0.1),
+            tool(answer, then="end"),
+            end(loss),
+        ],
+    )
+
+`learn` moves the threshold to where the loss, costs included, is least.
 """
 
 from distill.workflow.deciders import Mlp, Policy, Threshold
@@ -26,6 +31,7 @@ from distill.workflow.folder import load_workflow, save_workflow
 from distill.workflow.gradients import chosen, surrogate
 from distill.workflow.graph import Workflow, branch, end, loop, router, tool
 from distill.workflow.learn import Learned, imitate, learn
+from distill.workflow.networks import RouterPolicy
 from distill.workflow.walk import Rollouts, walk
 
 __all__ = [
@@ -33,6 +39,7 @@ __all__ = [
     "Mlp",
     "Policy",
     "Rollouts",
+    "RouterPolicy",
     "Threshold",
     "Workflow",
     "branch",
