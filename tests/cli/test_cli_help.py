@@ -10,7 +10,7 @@ from distill import cli
 
 COMMANDS = [
     *("import", "build", "train", "calibrate", "evaluate", "compare", "run"),
-    *("export", "histories", "simulate", "push", "config"),
+    *("export", "histories", "simulate", "serve", "key", "push", "config"),
 ]
 
 

@@ -99,7 +99,9 @@ def test_a_named_tool_and_keys_of_the_users_own() -> None:
     ],
 )
 def test_what_is_no_decision_is_a_failure_with_its_reason(response: Says, reason: str) -> None:
-    bounds = {"read_s": 0.3, "total_s": 0.2, "max_answer_bytes": 4096}
+    bounds: dict[str, Any] = {"max_answer_bytes": 4096}
+    if reason.startswith("timeout"):  # the others are to have their time on a busy machine
+        bounds |= {"read_s": 0.3, "total_s": 0.2}
     with asking(response, **bounds) as (endpoint, llm):
         answer = asked(endpoint)
     assert answer.error is not None
