@@ -22,7 +22,7 @@ import httpx
 import openai
 import pytest
 from processes import Served, free_port, gateway
-from small_shop import PARTS, TOOLS, call, decoder, filling, job, open_encoder, teach_calls
+from small_shop import PARTS, TOOLS, decoder, filling, job, open_encoder, teach_calls
 from stands import HELLO, post
 from tiny_models import save_bert, save_llama
 from wires import RawUpstream, http
@@ -48,7 +48,9 @@ ODD = Context(
         Message("system", "You help."),
         Message("user", 'Ärger: "quoted" <b>\n\\ and 東京'),
         Message(
-            "assistant", "Looking.", (call("get_order", order=1), ToolCall("list_orders", {}, "x"))
+            "assistant",
+            "Looking.",
+            (ToolCall("get_order", {"order": 1}, "w"), ToolCall("list_orders", {}, "x")),
         ),
         Message("tool", '{"total": 1.5, "note": "späť"}', call_id="x"),
         Message("user", "and {{ messages }}?"),
@@ -146,7 +148,7 @@ def eventually(holds: Callable[[], object]) -> None:
 
 
 def body(context: Context, **changes: Any) -> dict[str, Any]:
-    messages = [over_the_wire(message_json(message)) for message in context.messages]
+    messages = [message_json(message) for message in context.messages]
     return {"model": "m", "messages": messages, "tools": list(map(tool_json, context.tools))} | (
         changes
     )
