@@ -262,7 +262,9 @@ def vllm_of(served: Served) -> int:
 
 
 def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Those of all its threads."""
+    places = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for place in places for child in place.read_text().split()]
 
 
 def assert_ends_without_a_trace(served: Served) -> None:
