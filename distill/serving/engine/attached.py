@@ -1,10 +1,11 @@
 """The engine of another process: asked, and not watched.
 
 Several gateway processes share one engine, which their parent runs; each of them has one of these.
-It has no adapters but the router's own.
+It has no adapters but the router's own. That an answer did not come in time is not told to the
+parent, which finds out by its own requests.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -19,7 +20,7 @@ class Attachment:
     """What another process must know of a running engine."""
 
     url: str
-    key: str
+    key: str = field(repr=False)
     """What vLLM asks for; a secret, for the environment of child processes."""
     router: Path
     """The router folder that it was made for, resolved."""
