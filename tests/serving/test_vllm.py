@@ -59,7 +59,6 @@ ODD = Context(
 )
 Make = Callable[[str], Path]
 CONTEXTS = [*(example.context for example in PARTS.validation), ODD]
-KEY = "of the tests"
 START_S = 900
 """Seconds for an engine, on a busy processor."""
 DECIDE_S, ASK_S = 10, 25
@@ -123,14 +122,13 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 @contextmanager
 def before_vllm(router: Path, folder: Path) -> Iterator[Served]:
     """A gateway with an engine and an upstream that says hello, once the engine is ready."""
-    environment = engine_values()["environment"] | {"VLLM_API_KEY": KEY}
     with (
         RawUpstream(lambda sent: http(HELLO)) as upstream,
         gateway(
             router,
             folder,
             upstream={"base_url": upstream.url},
-            engine=engine_values(environment=environment, request_s=ASK_S),
+            engine=engine_values(request_s=ASK_S),
             limits={"decide_s": DECIDE_S},
             rollout={"mode": "on", "compare": 0.0, "rollback": None},
         ) as served,
@@ -147,11 +145,9 @@ def eventually(holds: Callable[[], object]) -> None:
         time.sleep(0.2)
 
 
-def body(context: Context, **changes: Any) -> dict[str, Any]:
+def body(context: Context) -> dict[str, Any]:
     messages = [message_json(message) for message in context.messages]
-    return {"model": "m", "messages": messages, "tools": list(map(tool_json, context.tools))} | (
-        changes
-    )
+    return {"model": "m", "messages": messages, "tools": list(map(tool_json, context.tools))}
 
 
 @dataclass(frozen=True)
