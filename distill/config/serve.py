@@ -197,7 +197,8 @@ class ServeConfig(Config):
     port: int = Field(8010, ge=1, le=65535)
     """And the port."""
     workers: int = Field(1, ge=1, le=64)
-    """Gateway processes on the port; several need PostgreSQL as their store, and have no engine."""
+    """Gateway processes on the port; several need PostgreSQL as their store, and share one
+    engine, which then has no adapter but the router's own."""
     policy: PolicyConfig = PolicyConfig()
     rollout: RolloutConfig = RolloutConfig()
     reply_without_tools: bool = False
@@ -216,8 +217,8 @@ class ServeConfig(Config):
     def _is_safe(self) -> "ServeConfig":
         if not self.access.clients and self.host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError("host: without access.clients only loopback, e.g. 127.0.0.1")
-        if self.workers > 1 and self.engine is not None:
-            raise ValueError("workers: one alone, which owns the engine")
+        if self.workers > 1 and self.engine is not None and self.engine.adapters is not None:
+            raise ValueError("engine.adapters: only with workers=1, which can load them")
         if self.workers > 1 and self.store.url_env is None and self.store.url.startswith("sqlite"):
             raise ValueError("workers: several need PostgreSQL (store.url or store.url_env)")
         return self

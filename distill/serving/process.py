@@ -9,8 +9,8 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +35,11 @@ from distill.store import Store
 from distill.types import Router
 
 if TYPE_CHECKING:
-    from distill.serving.engine import Engine
+    from distill.serving.engine import AnyEngine
 
 _HANDED = "DISTILL_SERVE"
+_ENGINE = "DISTILL_SERVE_ENGINE"
+"""The `Attachment` of the parent's engine."""
 _PRUNE_S = 3600.0
 _GRACE_S = 10
 """Seconds for requests under way when the gateway is told to end."""
@@ -53,7 +55,7 @@ def serve(path: Path, overrides: Sequence[str]) -> None:
     config = configs.load_serve(path, overrides)
     check(config)
     os.environ[_HANDED] = orjson.dumps([str(path.resolve()), list(overrides)]).decode()
-    with shared_folder() if config.workers > 1 else contextlib.nullcontext():
+    with _shared(config) if config.workers > 1 else contextlib.nullcontext():
         uvicorn.run(
             f"{__name__}:app",
             factory=True,
@@ -65,6 +67,21 @@ def serve(path: Path, overrides: Sequence[str]) -> None:
             log_config=log_config(config.telemetry),
             timeout_graceful_shutdown=_GRACE_S,
         )
+
+
+@contextmanager
+def _shared(config: ServeConfig) -> Iterator[None]:
+    """What several children have in common: their metrics and their engine."""
+    with shared_folder():
+        if config.engine is None:
+            yield
+            return
+        # Not above: most gateways have none, and torch takes its seconds.
+        from distill.serving.engine import Engine  # noqa: PLC0415
+
+        with Engine(router_folder(config.router), config.engine) as engine:
+            os.environ[_ENGINE] = engine.attachment.dump()
+            yield
 
 
 def check(config: ServeConfig) -> None:
@@ -129,13 +146,20 @@ def app() -> FastAPI:
     return made
 
 
-def _engine_and_router(folder: Path, config: ServeConfig) -> tuple["Engine | None", Router]:
+def _engine_and_router(folder: Path, config: ServeConfig) -> tuple["AnyEngine | None", Router]:
     if config.engine is None:
         return None, load_router(folder)
     # Not above: most gateways have none, and torch takes its seconds.
-    from distill.serving.engine import Engine, served_router  # noqa: PLC0415
+    from distill.serving.engine import Attached, Attachment, Engine, served_router  # noqa: PLC0415
 
-    engine = Engine(folder, config.engine)
+    engine: AnyEngine
+    if config.workers == 1:
+        engine = Engine(folder, config.engine)
+    elif _ENGINE in os.environ:
+        attachment = Attachment.parse(os.environ[_ENGINE])
+        engine = Attached(folder, attachment, config.engine.request_s)
+    else:  # the file has changed since the parent read it
+        raise ConfigError("engine", "was not there at the start", "start the gateway again")
     return engine, served_router(folder, engine)
 
 

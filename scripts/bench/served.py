@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with Engine(run.path, config) as engine:
             engine.wait_ready()
             served, served_speed = decide(served_router(run.path, engine), examples)
-            version = engine.installed.version
+            version, down = engine.installed.version, engine.last_error
         local, local_speed = decide(load_router(run.path), examples)
     except InputError as error:
         sys.exit(str(error))
@@ -115,11 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "vllm": version,
         "hardware": hardware(),
         **compare(examples, local, served),
+        "engine_was_down": down,
         "decisions_per_s": {"in_process": local_speed, "engine": served_speed},
     }
     counted = figures["contexts"] - figures["failed"]
     print(f"{run.path.name}: {figures['same']} of {counted} decisions are the same")
     print(f"no answer: {figures['failed']}")
+    if down is not None:
+        print(f"the engine was down: {down}")
     print(f"confidences apart: {figures['confidence_apart']}")
     print(f"decisions/s: in process {local_speed:.2f}, engine {served_speed:.2f}")
     if asked.output is not None:

@@ -5,19 +5,18 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 import pytest
 import yaml
+from processes import DISTILL, START_S, Served, gateway
 from small_shop import TOOLS
 from stands import HELLO, post
 from wires import RawUpstream, body, http
@@ -27,8 +26,6 @@ from distill.routers.confidence import Calibration
 from distill.routers.folder import read_router_file
 from distill.serving.access import key_hash
 
-START_S = 180
-DISTILL = [sys.executable, "-c", "from distill.cli import main; main()"]
 REQUEST = body("what did I buy") | {"tools": [tool_json(tool) for tool in TOOLS]}
 
 
@@ -43,72 +40,14 @@ def folder(trained, tmp_path_factory) -> Path:
     return path
 
 
-@dataclass
-class Served:
-    """A gateway's process, its address and its config file."""
-
-    process: "subprocess.Popen[bytes]"
-    url: str
-    config: Path
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=20, trust_env=False)
-
-
 Start = Callable[..., Served]
 
 
 @pytest.fixture
 def start(folder, tmp_path) -> Iterator[Start]:
-    """Starts a gateway on a free port, ready to answer; what is left of it is killed."""
+    """Starts a gateway of the router."""
     with ExitStack() as stack:
-
-        def serve(**changes: Any) -> Served:
-            config = tmp_path / "serve.yaml"
-            port = free_port()
-            value = {"router": str(folder), "port": port, "policy": {"threshold": 0.0}}
-            value["rollout"] = {"mode": "on", "compare": 0.0}
-            value["store"] = {"url": f"sqlite:///{tmp_path / 'gateway.db'}"}
-            config.write_text(yaml.safe_dump(value | changes))
-            process = subprocess.Popen(
-                [*DISTILL, "serve", str(config)],
-                start_new_session=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
-            assert process.stderr is not None
-            stack.enter_context(process.stderr)
-            stack.callback(process.wait, START_S)
-            stack.callback(kill_all, process)
-            served = Served(process, f"http://127.0.0.1:{port}", config)
-            await_ready(served)
-            return served
-
-        yield serve
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def kill_all(process: "subprocess.Popen[bytes]") -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def await_ready(served: Served) -> None:
-    until = time.monotonic() + START_S
-    with served.client() as client:
-        while True:
-            assert served.process.poll() is None, served.process.stderr.read().decode()
-            assert time.monotonic() < until, "the gateway did not start"
-            try:
-                if client.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
+        yield lambda **changes: stack.enter_context(gateway(folder, tmp_path, **changes))
 
 
 def recorded(database: Path) -> list[tuple[str, str]]:
@@ -220,6 +159,7 @@ def test_four_processes_share_a_database_and_a_mode(start, postgres, monkeypatch
         ({"store": {"url": "sqlite:////nowhere/gateway.db"}}, "store.url"),
         ({"host": "0.0.0.0"}, "only loopback"),
         ({"workers": 2}, "PostgreSQL"),
+        ({"workers": 2, "engine": {"adapters": "adapters"}}, "engine.adapters"),
     ],
 )
 def test_what_cannot_be_served_is_told_in_one_line(folder, tmp_path, changes, said):

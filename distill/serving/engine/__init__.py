@@ -9,8 +9,16 @@ the process, `client` asks it over HTTP, `routers` are the routers, and `attache
 gateway process has in place of an engine of its own.
 """
 
-from distill.serving.engine.attached import Attached
+from distill.serving.engine.attached import Attached, Attachment
 from distill.serving.engine.engine import Engine, Timing
-from distill.serving.engine.routers import ServedRouter, served_router
+from distill.serving.engine.routers import AnyEngine, ServedRouter, served_router
 
-__all__ = ["Attached", "Engine", "ServedRouter", "Timing", "served_router"]
+__all__ = [
+    "AnyEngine",
+    "Attached",
+    "Attachment",
+    "Engine",
+    "ServedRouter",
+    "Timing",
+    "served_router",
+]

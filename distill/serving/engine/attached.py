@@ -1,48 +1,70 @@
 """The engine of another process: asked, and not watched.
 
 Several gateway processes share one engine, which their parent runs; each of them has one of these.
-It has no adapters but the router's own.
+It has no adapters but the router's own. That an answer did not come in time is not told to the
+parent, which finds out by its own requests.
 """
 
-import os
-import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.config import EngineConfig
+import orjson
+
 from distill.errors import EngineError, RouterError
 from distill.serving.engine.client import Client
-from distill.serving.engine.installed import installed
-from distill.serving.engine.plan import HOST, own_name, served
+from distill.serving.engine.plan import own_name, served
 
-_REMEMBERED_S = 1.0
-"""How long good or bad health is taken for granted."""
+
+@dataclass(frozen=True)
+class Attachment:
+    """What another process must know of a running engine."""
+
+    url: str
+    key: str = field(repr=False)
+    """What vLLM asks for; a secret, for the environment of child processes."""
+    router: Path
+    """The router folder that it was made for, resolved."""
+    sign: Path
+    """A file that is there while the engine is ready."""
+
+    def dump(self) -> str:
+        """As JSON, for an environment variable."""
+        return orjson.dumps([self.url, self.key, str(self.router), str(self.sign)]).decode()
+
+    @staticmethod
+    def parse(text: str) -> "Attachment":
+        """Inverse of `dump`."""
+        url, key, router, sign = orjson.loads(text)
+        return Attachment(url, key, Path(router), Path(sign))
 
 
 class Attached:
-    """What `served_router` needs of an engine, over HTTP alone.
+    """What `served_router` needs of an engine.
 
     Args:
         router: what the engine was made for.
-        key: the engine's `key`.
+        request_s: seconds for one request.
 
     Raises:
-        RouterError, ModelError, EngineError: as `Engine`.
+        RouterError: the engine was made for another router, or as `Engine` does.
+        ModelError: as `Engine`.
     """
 
-    def __init__(self, router: Path, config: EngineConfig, key: str) -> None:
+    def __init__(self, router: Path, attachment: Attachment, request_s: float) -> None:
         self.part = served(router)
-        self.installed = installed(config.python, dict(os.environ) | config.environment)
-        self.url = f"http://{HOST}:{config.port}"
-        self.client = Client(self.url, key, config.request_s)
+        if self.part.folder != attachment.router:
+            raise RouterError(router, "is not what the engine serves", "start the gateway again")
+        self.url, self._sign = attachment.url, attachment.sign
+        self.client = Client(self.url, attachment.key, request_s)
         self._name = own_name(self.part)
-        self._asked, self._healthy = float("-inf"), False
+
+    def start(self) -> None:
+        """Nothing: the process that watches it has."""
 
     @property
     def ready(self) -> bool:
-        """Whether it can be asked now, as of a second ago."""
-        if time.monotonic() - self._asked > _REMEMBERED_S:
-            self._healthy, self._asked = self.client.healthy(), time.monotonic()
-        return self._healthy
+        """Whether it can be asked now, as far as the process that watches it knows."""
+        return self._sign.exists()
 
     def require_ready(self) -> None:
         """Raise EngineError unless it can be asked now."""

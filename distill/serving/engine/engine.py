@@ -10,6 +10,7 @@ what is wrong with the model, the options or the machine.
 Multi-node, tensor- and data-parallel serving are vLLM's own options, passed through.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -26,6 +27,7 @@ from types import TracebackType
 from distill.config import EngineConfig
 from distill.errors import EngineError, RouterError
 from distill.routers.decoder import ADAPTER_FILES
+from distill.serving.engine.attached import Attachment
 from distill.serving.engine.child import Child
 from distill.serving.engine.client import Client
 from distill.serving.engine.installed import installed
@@ -101,7 +103,9 @@ class Engine:
             shutil.rmtree(self._work, ignore_errors=True)
             raise
         self.url = f"http://{HOST}:{config.port}"
-        self.client = Client(self.url, self.key, config.request_s, on_timeout=self._suspect)
+        self._key = self._environment["VLLM_API_KEY"]
+        self._sign = self._work / "ready"
+        self.client = Client(self.url, self._key, config.request_s, on_timeout=self._suspect)
         self._lock = Lock()
         self._ready, self._over, self._closing, self._suspected = (Event() for _ in range(4))
         self._child: Child | None = None
@@ -152,9 +156,9 @@ class Engine:
         self.close()
 
     @property
-    def key(self) -> str:
-        """What `Attached` needs to ask it; a secret, for the environment of child processes."""
-        return self._environment["VLLM_API_KEY"]
+    def attachment(self) -> Attachment:
+        """What `Attached` needs in another process; holds a secret."""
+        return Attachment(self.url, self._key, self._source, self._sign)
 
     @property
     def ready(self) -> bool:
@@ -369,10 +373,13 @@ class Engine:
                 since = time.monotonic()
                 log.info("the engine is ready")
                 self._ready.set()
+                with contextlib.suppress(OSError):  # other processes then take it for down
+                    self._sign.touch()
                 reason = self._watch(child)
             ready_s = None if since is None else time.monotonic() - since
         finally:
             self._ready.clear()
+            self._sign.unlink(missing_ok=True)
             child.stop()
         if self._closing.is_set():
             return None, ready_s

@@ -16,7 +16,7 @@ from fake_engine import FakeVllm, alive, eventually
 from small_shop import ask
 
 from distill.errors import EngineError, RouterError
-from distill.serving.engine import Attached, Engine, Timing, served_router, warden
+from distill.serving.engine import Attached, Attachment, Engine, Timing, served_router, warden
 from distill.serving.engine.child import Child
 from distill.types import Decision
 
@@ -252,27 +252,34 @@ def test_the_child_gets_the_gateways_environment_but_its_pythons(
 
 
 def test_another_process_may_ask_it(vllm: FakeVllm, decoder: Path):
-    config = vllm.config()
-    engine = Engine(decoder, config, FAST)
-    early = Attached(decoder, config, engine.key)
-    assert not early.ready
+    engine, asked = Engine(decoder, vllm.config(), FAST), [ask("hello")]
+    # As the environment of a process has it.
+    attachment = Attachment.parse(engine.attachment.dump())
+    attached = Attached(decoder, attachment, 30)
+    stranger = Attached(decoder, replace(attachment, key="another key"), 30)
+    assert not attached.ready
     with engine:
         engine.wait_ready(60)
-        attached = Attached(decoder, config, engine.key)
-        assert attached.ready
+        eventually(lambda: attached.ready)
         assert attached.model(decoder) == engine.model(decoder)
-        asked = [ask("hello")]
         found = served_router(decoder, attached).decide(asked)
         assert found == served_router(decoder, engine).decide(asked)
         assert found[0].error is None
-        stranger = Attached(decoder, config, "another key")
         (refused,) = served_router(decoder, stranger).decide(asked)
         assert refused.error.startswith("engine: HTTP 401")
-    late = Attached(decoder, config, engine.key)
-    (decision,) = served_router(decoder, late).decide(asked)
+    (decision,) = served_router(decoder, attached).decide(asked)
     assert decision.error == "engine: is not ready"
-    for one in (early, attached, stranger, late):
+    for one in (attached, stranger):
         one.close()
+
+
+def test_an_engine_of_another_router_is_not_asked(vllm: FakeVllm, decoder: Path, adapters: Path):
+    engine = Engine(decoder, vllm.config(), FAST)
+    try:
+        with pytest.raises(RouterError, match="is not what the engine serves"):
+            Attached(adapters / "one", engine.attachment, 30)
+    finally:
+        engine.close()
 
 
 # Adapters.
