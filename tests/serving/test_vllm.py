@@ -40,7 +40,7 @@ PYTHON = os.environ.get("DISTILL_VLLM_PYTHON")
 
 pytestmark = [
     pytest.mark.skipif(PYTHON is None, reason="DISTILL_VLLM_PYTHON names no interpreter with vLLM"),
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(900),
 ]
 
 ODD = Context(
@@ -59,7 +59,7 @@ ODD = Context(
 )
 Make = Callable[[str], Path]
 CONTEXTS = [*(example.context for example in PARTS.validation), ODD]
-START_S = 900
+START_S = 400
 """Seconds for an engine, on a busy processor."""
 DECIDE_S, ASK_S = 10, 25
 """Seconds that the gateway gives a decision, and the engine a request."""
