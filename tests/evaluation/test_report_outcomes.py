@@ -96,7 +96,7 @@ def test_words_say_who_solves_most_and_what_fewer_calls_cost():
             {arm["name"]: arm[metric]["value"] for arm in found["arms"]}
             for metric in ("success", "llm_calls")
         )
-        assert f"a solves most tasks: {success['a']:.1%} [" in words
+        assert f"a solves the most tasks: {success['a']:.1%} [" in words
         assert f"a makes the fewest LLM calls, {calls['a']:.2f} a task" in words
         by = 100 * (success["a"] - success["b"])
         assert f"what it solves is +{by:.1f} percentage points, 95% interval +" in words

@@ -1,4 +1,4 @@
-"""What became of whole tasks, in sentences: who solves most, what the LLM is spared, who is misled.
+"""What became of whole tasks, in sentences: who solves the most, what the LLM is spared, who is misled.
 
 It reads `closed_loop.json` and knows nothing of how it is shown. “Clear” is as in
 `distill.evaluation.report.words`; a simulation plays trained routers and has no seeds.
@@ -60,7 +60,7 @@ def _best(known: Sequence[Arm]) -> str:
     best = max(known, key=lambda arm: arm["success"]["value"])
     asked = best.get("llm_calls")
     calls = "" if asked is None else f", with {formats.count(asked['value'])} LLM calls a task"
-    solves = "solves most tasks:" if len(known) > 1 else "solves"
+    solves = "solves the most tasks:" if len(known) > 1 else "solves"
     return f"{_name(best)} {solves} {formats.estimate(best['success'])}{calls}."
 
 
