@@ -231,6 +231,17 @@ def test_the_environment_of_the_readme_judges_a_router_that_understands_it():
         assert (wrong.success, wrong.score) == (False, Score(False, (), 1, 1))
 
 
+def test_the_workflow_of_the_readme_finds_where_refunds_pay(tmp_path, monkeypatch):
+    (code,) = (block for block in blocks("python") if "Workflow(" in block)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    first, *_, last = found["learned"].evaluations
+    assert first.thresholds["large"] == 1
+    assert last.thresholds["large"] == pytest.approx(5.4, abs=0.4)
+    assert "measure ≥ 5." in found["mermaid"](found["flow"])
+
+
 def test_files_that_the_readme_points_to_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

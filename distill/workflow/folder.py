@@ -41,9 +41,9 @@ _KINDS: dict[type[Node], str] = {
 }
 
 
-def save_workflow(workflow: Workflow, folder: Path) -> None:
+def save_workflow(workflow: Workflow, folder: Path | str) -> None:
     """Write the folder, whole or not at all."""
-    with new_folder(folder) as fresh:
+    with new_folder(Path(folder)) as fresh:
         nodes = [_described(node) for node in workflow.nodes.values()]
         write_json(fresh / _GRAPH, {"inputs": list(workflow.inputs), "nodes": nodes})
         state = workflow.deciders.state_dict()
@@ -51,7 +51,7 @@ def save_workflow(workflow: Workflow, folder: Path) -> None:
 
 
 def load_workflow(
-    folder: Path, functions: Mapping[str, Function], policies: Mapping[str, Policy]
+    folder: Path | str, functions: Mapping[str, Function], policies: Mapping[str, Policy]
 ) -> Workflow:
     """Read a workflow.
 
@@ -63,6 +63,7 @@ def load_workflow(
         WorkflowError: the folder is not whole or not one of a workflow, a function or a policy is
             missing, or one does not fit what was saved.
     """
+    folder = Path(folder)
     described = read_json(folder / _GRAPH)
     try:
         nodes = [_node(dict(each), functions, policies) for each in described["nodes"]]

@@ -81,7 +81,7 @@ def learn(
     held_out: Sequence[Values],
     config: LearnConfig,
     *,
-    folder: Path,
+    folder: Path | str,
     progress: Progress = silent,
 ) -> Learned:
     """Learn from outcomes; the workflow's deciders are changed in place.
@@ -114,7 +114,7 @@ def learn(
         return expected(rollouts, prices), rollouts
 
     task = {"learn": config.model_dump(mode="json"), "inputs": len(inputs), "ways": ways}
-    return _Fit(workflow, config, folder, task, reference).run(
+    return _Fit(workflow, config, Path(folder), task, reference).run(
         len(inputs), step, evaluate, progress
     )
 
@@ -125,7 +125,7 @@ def imitate(
     held_out: Sequence[Labelled],
     config: LearnConfig,
     *,
-    folder: Path,
+    folder: Path | str,
     progress: Progress = silent,
 ) -> Learned:
     """Learn decisions from a teacher's, as distillation does; else as `learn`.
@@ -149,7 +149,7 @@ def imitate(
         return losses.detach(), rollouts
 
     task = {"imitate": config.model_dump(mode="json"), "inputs": len(inputs)}
-    return _Fit(workflow, config, folder, task, reference).run(
+    return _Fit(workflow, config, Path(folder), task, reference).run(
         len(inputs), step, evaluate, progress
     )
 

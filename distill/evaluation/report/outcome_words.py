@@ -1,4 +1,4 @@
-"""What became of whole tasks, in sentences: who solves the most, what the LLM is spared, who is misled.
+"""What became of whole tasks, in sentences: who solves the most, what the LLM is spared, who errs.
 
 It reads `closed_loop.json` and knows nothing of how it is shown. “Clear” is as in
 `distill.evaluation.report.words`; a simulation plays trained routers and has no seeds.
