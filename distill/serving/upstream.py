@@ -15,6 +15,7 @@ import httpx
 
 from distill.config import UpstreamConfig
 from distill.endpoint.key import key_of
+from distill.serving.transport import AiohttpTransport
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, and values, in order, as ASGI has them."""
@@ -66,12 +67,7 @@ class Upstream:
         self._base = config.base_url
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(config.read_s, connect=config.connect_s, pool=config.connect_s),
-            limits=httpx.Limits(
-                max_connections=config.connections,
-                max_keepalive_connections=config.connections,
-                keepalive_expiry=_IDLE_S,
-            ),
-            transport=transport,
+            transport=transport or AiohttpTransport(config.connections, _IDLE_S),
             trust_env=False,
         )
         self._client.headers.clear()  # or httpx would add its own to the client's

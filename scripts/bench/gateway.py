@@ -36,6 +36,7 @@ Example:
 import argparse
 import math
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -76,6 +77,8 @@ _MODES = {"pass-through": "off", "shadow": "shadow", "local": "on"}
 _ROUTERS = {"majority": MajorityConfig, "tfidf": TfidfConfig, "rnn": RnnConfig}
 _BODIES = 64
 _MODEL = "large"
+_KEY = f"sk-{secrets.token_hex(32)}"
+"""LiteLLM asks for a strong one; the others look at none."""
 _START_S = 180
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _PARTS = 10
@@ -155,7 +158,7 @@ class Bench:
     def _litellm(self, port: int) -> tuple[list[str], dict[str, str], str]:
         assert self.litellm is not None
         upstream = f"http://127.0.0.1:{self.stub_port}/v1"
-        model = {"model": f"openai/{_MODEL}", "api_base": upstream, "api_key": "sk-bench"}
+        model = {"model": f"openai/{_MODEL}", "api_base": upstream, "api_key": _KEY}
         config = {
             "model_list": [{"model_name": _MODEL, "litellm_params": model}],
             "litellm_settings": {"set_verbose": False, "request_timeout": 120, "num_retries": 0},
@@ -164,7 +167,7 @@ class Bench:
         path.write_text(yaml.safe_dump(config))
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         # The table of prices that comes with it, not the one that it would fetch.
-        own = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
+        own = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": _KEY}
         own |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
         program = str(self.litellm.parent / "litellm")
         options = ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
@@ -172,7 +175,7 @@ class Bench:
         return command, kept | own, "/health/liveliness"
 
     def target(self, arm: Arm) -> Target:
-        return Target(arm.port, self.bodies, self.connections)
+        return Target(arm.port, _KEY, self.bodies, self.connections)
 
     def check(self, arm: Arm) -> None:
         """Raise unless the arm answers, and does what its name says."""

@@ -33,17 +33,19 @@ class Target:
     """Chat completions asked of 127.0.0.1, the bodies in turn.
 
     Args:
+        key: the API key.
         connections: at most; further requests wait for one, and that is counted.
     """
 
     port: int
+    key: str
     bodies: Sequence[bytes]
     connections: int
 
     def requests(self) -> list[bytes]:
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\n"
-            "content-type: application/json\r\nauthorization: Bearer sk-bench\r\n"
+            f"content-type: application/json\r\nauthorization: Bearer {self.key}\r\n"
         )
         return [f"{head}content-length: {len(b)}\r\n\r\n".encode() + b for b in self.bodies]
 
