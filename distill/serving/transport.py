@@ -11,14 +11,15 @@ Header values pass as they are where they are UTF-8, and as Latin-1 read in UTF-
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 
 import aiohttp
 import httpx
-from multidict import CIMultiDict
 from yarl import URL
 
 _LINE = 64 * 1024
 """Bytes of a status line or header at most."""
+_LARGE = 256 * 1024
 _NOT_ADDED = ("accept", "accept-encoding", "content-type", "user-agent")
 
 
@@ -59,21 +60,20 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self, request: httpx.Request, *, connect: float, write: float, read: float, pool: float
     ) -> aiohttp.ClientResponse:
         self._session = self._session or self._new_session()
-        headers = CIMultiDict(
+        headers = [
             (name.decode("latin-1"), _text(value))
             for name, value in request.headers.raw
             if name.lower() not in (b"host", b"content-length")  # which aiohttp states
-        )
-        url = request.url
+        ]
         with _told():
             try:
                 # aiohttp itself waits for ever for an upstream that reads no more of the request.
                 async with asyncio.timeout(connect + write + read):
                     return await self._session.request(
                         request.method,
-                        URL(str(url), encoded=True),
+                        URL(str(request.url), encoded=True),
                         headers=headers,
-                        data=request.content or None,
+                        data=_data(request.content),
                         allow_redirects=False,
                         timeout=aiohttp.ClientTimeout(sock_connect=connect, sock_read=read),
                     )
@@ -115,6 +115,11 @@ class _Body(httpx.AsyncByteStream):
             self._closed = True
             self._answer.close()  # whole, it has given its connection back by now
             self._free.release()
+
+
+def _data(content: bytes) -> bytes | BytesIO | None:
+    """A request's body for aiohttp, which writes bytes at one go, and a file in pieces."""
+    return BytesIO(content) if len(content) > _LARGE else content or None
 
 
 def _text(value: bytes) -> str:

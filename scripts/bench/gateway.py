@@ -10,21 +10,22 @@ its 16 tools, 9 KB each) are asked
     litellm        through LiteLLM's proxy, from an environment of its own (`--litellm-python`)
 
 at constant rates (`load.py`: latencies count from when a request should have been sent). Every
-round runs each arm at each rate, in an order that rotates, so that noise falls on all alike. `added`
-is an arm's percentile less that of `direct` in the same round, averaged over the rounds, with a
-95% interval by Student's t over them (from five rounds on). A failed or unanswered request counts
-as infinitely slow; a percentile that reaches one is left out. `CPU` is what a request costs the
-server, the stub and the load in milliseconds of processor time: all of them share the machine.
+round runs each arm at each rate, in an order that rotates, so that noise falls on all alike.
+`added` is an arm's percentile less that of `direct` in the same round, averaged over the rounds,
+with a 95% interval by Student's t over them (from five rounds on). A failed or unanswered request
+counts as infinitely slow; a percentile that reaches one is left out. `CPU` is what a request costs
+the server, the stub and the load in milliseconds of processor time: all share the machine.
 
 Then the ceiling: requests per second of `--connections` clients that ask as soon as they are
 answered. Then, in a fresh process, resident memory before and after `--requests` of the same.
 
-The gateway runs as its users start it: one worker, its defaults, every request kept in SQLite before
-its answer is whole. That is a write-ahead log with `synchronous=NORMAL`, where a commit waits for a
-write and only a checkpoint for the disk (`distill/store/database.py`). `--store` names a PostgreSQL
-in its place. The called tools take no arguments in these requests, since a router of the kinds
-here fills none in; it learned from the decisions that call. LiteLLM has one worker, no database, no
-callbacks and logs errors alone, as its documentation advises for production, and keeps no records.
+The gateway runs as its users start it: one worker, its defaults, every request kept in SQLite
+before its answer is whole. That is a write-ahead log with `synchronous=NORMAL`, where a commit
+waits for a write and only a checkpoint for the disk (`distill/store/database.py`). `--store` names
+a PostgreSQL in its place. The called tools take no arguments in these requests, since a router of
+the kinds here fills none in; it learned from the decisions that call. LiteLLM has one worker, no
+database, no callbacks and logs errors alone, as its documentation advises for production, and
+keeps no records.
 
 All of it takes about 25 minutes; the machine should do nothing else.
 
@@ -80,6 +81,7 @@ _MODEL = "large"
 _KEY = f"sk-{secrets.token_hex(32)}"
 """LiteLLM asks for a strong one; the others look at none."""
 _START_S = 180
+_SETTLE_S = 5
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _PARTS = 10
 """Times that memory is read while it is measured."""
@@ -200,6 +202,7 @@ class Bench:
         count = max(1, round(rate * (seconds + warm_up)))
         cpu_ms = {name: 1000 * (read() - before[name]) / count for name, read in parts.items()}
         self.rows.setdefault((arm.name, rate), []).append({"found": found, "cpu_ms": cpu_ms})
+        _settle(arm)
 
     def figures(self, name: str, rate: float) -> dict[str, Any]:
         """Of one arm at one rate, from all rounds."""
@@ -313,7 +316,7 @@ def request_bodies(router: Path, contexts: Sequence[Context], *, stream: bool) -
         InputError: it calls nothing.
     """
     decisions = load_router(router).decide(contexts)
-    bodies = []
+    bodies: list[bytes] = []
     for context, decision in zip(contexts, decisions, strict=True):
         if decision.action != "call" or len(bodies) == _BODIES:
             continue
@@ -325,7 +328,7 @@ def request_bodies(router: Path, contexts: Sequence[Context], *, stream: bool) -
         }
         bodies.append(orjson.dumps(body | ({"stream": True} if stream else {})))
     if not bodies:
-        raise InputError("--router", "it calls no tool of the sample", "name another")
+        raise InputError("--router", "it calls none of the tools", "name another")
     return bodies
 
 
@@ -367,6 +370,16 @@ def _await(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
             except httpx.TransportError:
                 pass
             time.sleep(0.1)
+
+
+def _settle(arm: Arm) -> None:
+    """Wait until an overloaded server has done what nobody waits for any more."""
+    until = time.monotonic() + _SETTLE_S
+    busy = True
+    while busy and time.monotonic() < until:
+        before = arm.cpu_s()
+        time.sleep(0.2)
+        busy = arm.cpu_s() - before > 0.02
 
 
 def _free_port() -> int:
@@ -427,7 +440,8 @@ def _print_load(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_ceilings(rows: Sequence[Mapping[str, Any]], connections: int) -> None:
-    print(f"\n{'ceiling':<14} requests/s  errors   p50 ms   p99 ms  server's CPU  {connections} at once")
+    print(f"\nceiling, {connections} at once")
+    print(f"{'arm':<14} requests/s  errors   p50 ms   p99 ms  server's CPU")
     for row in rows:
         p50, p99 = (_number(row["latency_ms"][key], 1) for key in ("p50", "p99"))
         print(
@@ -437,7 +451,7 @@ def _print_ceilings(rows: Sequence[Mapping[str, Any]], connections: int) -> None
 
 
 def _print_memory(rows: Sequence[Mapping[str, Any]]) -> None:
-    print(f"\n{'memory':<14} requests  errors  MiB at start  after a tenth  at the end")
+    print(f"\nmemory\n{'arm':<14} requests  errors  MiB at start  after a tenth  at the end")
     for row in rows:
         first, tenth, *_, last = row["marks"]
         print(
@@ -446,7 +460,32 @@ def _print_memory(rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def measure(bench: Bench, args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Run all of it, and print each part when it is there."""
+    with ExitStack() as servers:
+        arms = [servers.enter_context(bench.start(name)) for name in names]
+        for arm in arms:
+            bench.check(arm)
+        for n in range(args.rounds):
+            for rate in args.rates:
+                for arm in arms[n % len(arms) :] + arms[: n % len(arms)]:
+                    bench.at_rate(arm, rate, args.seconds, args.warm_up)
+                _progress(f"round {n + 1} of {args.rounds}: {rate:g}/s")
+        load = [bench.figures(name, rate) for rate in args.rates for name in names]
+        _print_load(load)
+        ceilings = [bench.ceiling(arm, args.ceiling_s) for arm in arms]
+        _print_ceilings(ceilings, args.connections)
+    asked = {"pass-through": args.requests, "litellm": args.litellm_requests}
+    memory = []
+    for name in (name for name in asked if name in names and asked[name]):
+        with bench.start(name) as fresh:
+            memory.append(bench.memory(fresh, asked[name]))
+    if memory:
+        _print_memory(memory)
+    return {"load": load, "ceilings": ceilings, "memory": memory}
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -460,25 +499,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=100_000, help="for memory; 0: none")
     parser.add_argument("--litellm-requests", type=int, default=20_000, help="the same of LiteLLM")
     parser.add_argument("--stream", action="store_true", help="ask for streams")
+    parser.add_argument("--dataset", type=Path, help="a dataset folder (default: the sample)")
     parser.add_argument("--router", choices=_ROUTERS, default="tfidf", help="of shadow and local")
     parser.add_argument("--store", help="the gateway's store.url (default: a SQLite file each)")
     parser.add_argument("--litellm-python", type=Path, help="an interpreter with LiteLLM's proxy")
     parser.add_argument("--keep", type=Path, help="a new folder for logs, configs and databases")
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
-    args = parser.parse_args(arguments)
-    machine, versions = hardware(), _versions(args.litellm_python)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(arguments)
+    about = {"hardware": hardware(), "versions": _versions(args.litellm_python)}
     names = ["direct", *args.arms]
     if "litellm" in names and args.litellm_python is None:
         names.remove("litellm")
         print("litellm: left out, no --litellm-python")
-    print(describe(machine), flush=True)
-    print(", ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
+    print(describe(about["hardware"]))
+    print(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = (args.keep or temporary / "servers").resolve()
         folder.mkdir(parents=True)
         _progress(f"fitting the router ({args.router})")
-        dataset = open_dataset(None, temporary)
+        dataset = open_dataset(args.dataset, temporary)
         router = make_router(args.router, training_parts(dataset), temporary)
         contexts = [example.context for example in dataset.examples("test")]
         stub_port, stub = stack.enter_context(stub_upstream())
@@ -495,35 +539,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         size = sum(map(len, bench.bodies)) / len(bench.bodies)
         print(f"{len(bench.bodies)} bodies of {size:,.0f} bytes on average\n", flush=True)
-        with ExitStack() as servers:
-            arms = [servers.enter_context(bench.start(name)) for name in names]
-            for arm in arms:
-                bench.check(arm)
-            for n in range(args.rounds):
-                for rate in args.rates:
-                    for arm in arms[n % len(arms) :] + arms[: n % len(arms)]:
-                        bench.at_rate(arm, rate, args.seconds, args.warm_up)
-                    _progress(f"round {n + 1} of {args.rounds}: {rate:g}/s")
-            load = [bench.figures(name, rate) for rate in args.rates for name in names]
-            _print_load(load)
-            ceilings = [bench.ceiling(arm, args.ceiling_s) for arm in arms]
-            _print_ceilings(ceilings, args.connections)
-        asked = {"pass-through": args.requests, "litellm": args.litellm_requests}
-        memory = []
-        for name in (name for name in asked if name in names and asked[name]):
-            with bench.start(name) as fresh:
-                memory.append(bench.memory(fresh, asked[name]))
-        if memory:
-            _print_memory(memory)
+        figures = measure(bench, args, names)
     if args.output is not None:
         settings = {
             key: str(value) if isinstance(value, Path) else value
             for key, value in vars(args).items()
             if key not in ("output", "keep", "litellm_python")
         }
-        figures = {"load": load, "ceilings": ceilings, "memory": memory}
-        about = {"hardware": machine, "versions": versions, "settings": settings}
-        write_json(args.output, {**about, "body_bytes": size, **figures})
+        write_json(args.output, {**about, "settings": settings, "body_bytes": size, **figures})
 
 
 if __name__ == "__main__":

@@ -177,6 +177,15 @@ def test_one_clients_cookies_are_not_sent_with_anothers_request(stand):
     assert (first.header("cookie"), second.header("cookie")) == ([], [b"mine=3"])
 
 
+def test_a_large_body_passes_byte_for_byte(stand):
+    client = stand(http(HELLO))
+    content = orjson.dumps(body("ä" * 1_000_000))
+    assert client.post("/v1/chat/completions", content=content).content == HELLO
+    (request,) = stand.upstream.requests
+    assert request.body == content
+    assert request.header("content-length") == [b"%d" % len(content)]
+
+
 def test_headers_go_upstream_as_they_came_and_no_others(stand):
     """Several of one name, in order, and text that is not ASCII."""
     stand(http(HELLO))
