@@ -67,17 +67,17 @@ class TfidfRouter(ClassifierRouter):
     ) -> None:
         super().__init__(file)
         self.features, self.weights, self.bias = features, weights, bias
+        # As scipy multiplies with them; otherwise it would copy them so at each decision.
+        ends = np.cumsum([len(vectorizer.vocabulary_) for vectorizer in features.values()])[:-1]
+        self._columns = [np.ascontiguousarray(part.T) for part in np.split(weights, ends, axis=1)]
 
     def text(self, context: Context) -> str:
         return tfidf_text(context, cast(TfidfConfig, self.file.config))
 
     def probabilities(self, texts: Sequence[str]) -> Probabilities:
         logits = np.tile(self.bias, (len(texts), 1))
-        start = 0
-        for vectorizer in self.features.values():
-            matrix = vectorizer.transform(texts)
-            logits += matrix @ self.weights[:, start : start + matrix.shape[1]].T
-            start += matrix.shape[1]
+        for vectorizer, columns in zip(self.features.values(), self._columns, strict=True):
+            logits += vectorizer.transform(texts) @ columns
         return cast(Probabilities, softmax(logits, axis=1))
 
     def save(self, path: Path) -> None:

@@ -4,7 +4,7 @@ Bodies pass as they are, in both directions. Of the headers only those change th
 connection (RFC 9110, section 7.6.1), that name the host, or that carry the gateway's own key in
 place of the client's. `Accept-Encoding` is `identity`, so that what is recorded can be read.
 
-Nothing is sent twice: a completion costs money, and a proxy must not repeat what is not idempotent
+No completion is asked for twice: it costs money, and a proxy must not repeat what is not idempotent
 (RFC 9110, section 9.2.2). The client's library repeats a 502, as it would a broken connection.
 """
 
@@ -15,6 +15,7 @@ import httpx
 
 from distill.config import UpstreamConfig
 from distill.endpoint.key import key_of
+from distill.serving.transport import AiohttpTransport
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, and values, in order, as ASGI has them."""
@@ -64,20 +65,13 @@ class Upstream:
         self._private = private
         self._key = key_of(config.key_env)
         self._base = config.base_url
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(config.read_s, connect=config.connect_s, pool=config.connect_s),
-            limits=httpx.Limits(
-                max_connections=config.connections,
-                max_keepalive_connections=config.connections,
-                keepalive_expiry=_IDLE_S,
-            ),
-            transport=transport,
-            trust_env=False,
-        )
-        self._client.headers.clear()  # or httpx would add its own to the client's
+        # No client of httpx's around it: that would keep one client's cookies for the next.
+        self._transport = transport or AiohttpTransport(config.connections, _IDLE_S)
+        timeout = httpx.Timeout(config.read_s, connect=config.connect_s, pool=config.connect_s)
+        self._extensions = {"timeout": timeout.as_dict()}
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def send(
         self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], content: bytes
@@ -90,11 +84,15 @@ class Upstream:
         Raises:
             UpstreamError: no answer came.
         """
-        request = self._client.build_request(
-            method, self._url(target), headers=self._outward(headers), content=content
+        request = httpx.Request(
+            method,
+            self._url(target),
+            headers=self._outward(headers),
+            content=content,
+            extensions=self._extensions,
         )
         try:
-            return await self._client.send(request, stream=True)
+            return await self._transport.handle_async_request(request)
         except httpx.ConnectTimeout:
             raise UpstreamError(504, "upstream not connected in time") from None
         except httpx.PoolTimeout:

@@ -14,6 +14,7 @@ import pytest
         "streaming",
         "training",
         "latency",
+        "gateway",
         "gpu",
         "oracle",
         "peers",

@@ -1,11 +1,13 @@
 """What a client of the gateway sees, over real sockets: local answers, and bytes that pass."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from hypothesis import given
@@ -163,6 +165,47 @@ def test_the_clients_headers_go_upstream_and_the_connections_do_not(stand):
     assert request.header("accept-encoding") == [b"identity"]
     assert "x-private" not in answer.headers
     assert answer.headers["x-up"] == "2"
+
+
+def test_one_clients_cookies_are_not_sent_with_anothers_request(stand):
+    client = stand(http(HELLO, "200 OK", "set-cookie: one=1", "set-cookie: two=2"))
+    answer = post(client, body())
+    assert answer.headers.get_list("set-cookie") == ["one=1", "two=2"]
+    client.cookies.clear()
+    post(client, body(), cookie="mine=3")
+    first, second = stand.upstream.requests
+    assert (first.header("cookie"), second.header("cookie")) == ([], [b"mine=3"])
+
+
+def test_a_large_body_passes_byte_for_byte(stand):
+    client = stand(http(HELLO))
+    content = orjson.dumps(body("ä" * 1_000_000))
+    assert client.post("/v1/chat/completions", content=content).content == HELLO
+    (request,) = stand.upstream.requests
+    assert request.body == content
+    assert request.header("content-length") == [b"%d" % len(content)]
+
+
+def test_headers_go_upstream_as_they_came_and_no_others(stand):
+    """Several of one name, in order, and text that is not ASCII."""
+    stand(http(HELLO))
+    value = orjson.dumps(body())
+    lines = [
+        *(b"host: gateway", b"content-length: %d" % len(value), b"connection: close"),
+        *(b"x-many: 1", b"x-other: \xc3\xa9\xe2\x82\xac", b"x-many: 2", b"accept: a/b"),
+    ]
+    place = httpx.URL(stand.url)
+    with socket.create_connection((place.host, place.port), 20) as sent:
+        head = b"\r\n".join([b"POST /v1/chat/completions?a=%2F HTTP/1.1", *lines, b"", b""])
+        sent.sendall(head + value)
+        assert sent.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+    (request,) = stand.upstream.requests
+    assert request.line == b"POST /v1/chat/completions?a=%2F HTTP/1.1"
+    there = [(name.lower(), value) for name, value in request.headers]
+    own = ("host", "content-length", "accept-encoding")
+    assert [(n, v) for n, v in there if n.decode() not in own] == [
+        *((b"x-many", b"1"), (b"x-other", "é€".encode()), (b"x-many", b"2"), (b"accept", b"a/b")),
+    ]
 
 
 def test_the_gateways_key_replaces_the_clients(stand, monkeypatch):

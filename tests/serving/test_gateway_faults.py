@@ -1,5 +1,6 @@
 """What a client sees when the upstream, the router or the store fails: right, or a plain error."""
 
+import socket
 import threading
 from collections.abc import Callable
 
@@ -43,6 +44,43 @@ def test_an_answer_that_does_not_come_whole_is_an_error(stand, said, status, err
     assert (answer.status_code, answer.json()["error"]["type"]) == (status, "upstream_error")
     record = stand.store.last()
     assert (record.status, record.error) == (status, error)
+
+
+def test_a_request_that_finds_no_free_connection_is_a_503_and_the_next_finds_one(stand):
+    go = threading.Event()
+
+    def said(sent: object) -> Wire:
+        assert go.wait(20)
+        return http(HELLO)
+
+    client = stand(said, upstream={"connections": 1, "connect_s": 0.3, "read_s": 20})
+    first = threading.Thread(target=post, args=(client, body()))
+    first.start()
+    while not stand.upstream.requests:
+        pass
+    assert post(client, body()).status_code == 503
+    assert stand.store.last().error == "upstream connections all in use"
+    go.set()
+    first.join()
+    assert [post(client, body()).status_code for _ in range(3)] == [200] * 3
+
+
+def test_an_upstream_that_takes_no_request_is_a_504(stand):
+    """It accepts the connection and reads nothing, so that the request is never sent whole."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        limits = {"body_bytes": 100_000_000}
+        upstream = {"base_url": url, "connect_s": 0.2, "read_s": 0.2}
+        client = stand(http(HELLO), upstream=upstream, limits=limits)
+        answer = post(client, body("x" * 30_000_000))
+    assert answer.status_code == 504
+    assert stand.store.last().error == "upstream too late"
+
+
+def test_an_upstream_that_closes_idle_connections_is_asked_on_a_new_one(stand):
+    """No completion is lost to a connection that was closed between two requests."""
+    client = stand(Wire([b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"], closes=True))
+    assert [post(client, body()).status_code for _ in range(20)] == [200] * 20
 
 
 @pytest.mark.parametrize("status", ["429 Too Many", "500 Oops", "503 Busy", "401 No"])
