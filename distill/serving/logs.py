@@ -19,7 +19,7 @@ from distill.serving import words
 from distill.serving.watching import Seen
 
 _log = logging.getLogger("distill.serving.requests")
-_QUIET = ("httpx", "httpcore", "urllib3", "opentelemetry", "asyncio", "websockets")
+_QUIET = ("httpx", "httpcore", "aiohttp", "urllib3", "opentelemetry", "asyncio", "websockets")
 _PROBES = frozenset(("/healthz", "/readyz", "/metrics"))
 
 
