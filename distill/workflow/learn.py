@@ -97,7 +97,8 @@ def learn(
     """
     ways, prices = chosen(workflow), Prices(config.cost, config.second)
     reference = copy.deepcopy(workflow.deciders).requires_grad_(False).eval()
-    samples = config.samples if "score" in ways.values() or _mixes(ways) else 1
+    by_chance = not set(ways.values()) <= {"exact", "mixture"}
+    samples = config.samples if by_chance else 1
 
     def step(rows: Sequence[int], generator: torch.Generator) -> tuple[Tensor, Rollouts]:
         taken = [inputs[i] for i in rows]
@@ -152,10 +153,6 @@ def imitate(
     return _Fit(workflow, config, Path(folder), task, reference).run(
         len(inputs), step, evaluate, progress
     )
-
-
-def _mixes(ways: dict[str, Any]) -> bool:
-    return "straight_through" in ways.values()
 
 
 class _Fit:
