@@ -27,6 +27,11 @@ settings.register_profile("ours", derandomize=bool(os.environ.get("CI")), deadli
 settings.load_profile("ours")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The README's commands first: they take minutes, and would run last and alone."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @dataclass(frozen=True)
 class Saved:
     """A router as training left it, its run directory, and the folder it was saved to."""
