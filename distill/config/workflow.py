@@ -17,6 +17,7 @@ class LearnConfig(Config):
     learning_rate: float = Field(0.01, gt=0)
     """AdamW's."""
     weight_decay: float = Field(0.0, ge=0)
+    """AdamW's, decoupled."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are clipped to this norm."""
     cost: float = Field(1.0, ge=0)
@@ -33,3 +34,4 @@ class LearnConfig(Config):
     failures: float = Field(0.5, ge=0, le=1)
     """Learning stops when a larger share of an evaluation's paths ends without a loss."""
     seed: int = 0
+    """Of the order of inputs and of all chance."""

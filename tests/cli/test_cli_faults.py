@@ -82,7 +82,7 @@ def test_our_own_faults_keep_their_traceback(distill, monkeypatch: pytest.Monkey
     def broken(*args: object) -> None:
         raise AssertionError("ours")
 
-    monkeypatch.setattr(cli.configs, "load", broken)
+    monkeypatch.setattr(cli.configs, "load_any", broken)
     with pytest.raises(AssertionError, match="ours"):
         distill("config", "job.yaml")
 
@@ -91,6 +91,6 @@ def test_an_unexpected_fault_of_the_system_is_ours(distill, monkeypatch: pytest.
     def broken(*args: object) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
-    monkeypatch.setattr(cli.configs, "load", broken)
+    monkeypatch.setattr(cli.configs, "load_any", broken)
     with pytest.raises(OSError, match="Bad file descriptor"):
         distill("config", "job.yaml")

@@ -71,7 +71,7 @@ def test_the_score_function_is_unbiased_and_its_baseline_saves_variance(make, kn
     draws = torch.stack(
         [
             gradient(flow, walk(flow, known, "score", samples=samples, generator=generator))
-            for _ in range(500)
+            for _ in range(300)
         ]
     )
     error = draws.std(0) / len(draws) ** 0.5
@@ -111,7 +111,7 @@ def test_splitting_and_sampling_go_together():
     draws = torch.stack(
         [
             gradient(flow, walk(flow, INPUTS, ways, samples=2, generator=generator))
-            for _ in range(500)
+            for _ in range(300)
         ]
     )
     error = draws.std(0) / len(draws) ** 0.5
