@@ -89,14 +89,17 @@ def learn(
     Args:
         inputs: to walk from, again and again.
         held_out: inputs that decide what is kept, with each decision the likeliest.
-        folder: of the log and of checkpoints; a finished one is read and not learned anew.
+        folder: of the log and of checkpoints; a finished one is read and not learned anew. That the
+            inputs are the same ones is the caller's to see to: they can be anything, and only
+            their number is compared.
 
     Raises:
         WorkflowError: nothing is left to learn, the folder is of other settings, or most paths fail
             before the first step.
     """
     ways, prices = chosen(workflow), Prices(config.cost, config.second)
-    reference = copy.deepcopy(workflow.deciders).requires_grad_(False).eval()
+    task = {"from": "outcomes", "ways": ways, "inputs": [len(inputs), len(held_out)]}
+    fit = _Fit(workflow, config, Path(folder), task)
     by_chance = not set(ways.values()) <= {"exact", "mixture"}
     samples = config.samples if by_chance else 1
 
@@ -107,17 +110,14 @@ def learn(
             return torch.tensor(float("nan")), rollouts
         loss = surrogate(rollouts, prices)
         if config.trust:
-            loss = loss + config.trust * divergence(rollouts, workflow, reference)
+            loss = loss + config.trust * divergence(rollouts, workflow, fit.reference)
         return loss, rollouts
 
     def evaluate() -> tuple[Tensor, Rollouts]:
         rollouts = walk(workflow, held_out, "likeliest")
         return expected(rollouts, prices), rollouts
 
-    task = {"learn": config.model_dump(mode="json"), "inputs": len(inputs), "ways": ways}
-    return _Fit(workflow, config, Path(folder), task, reference).run(
-        len(inputs), step, evaluate, progress
-    )
+    return fit.run(len(inputs), step, evaluate, progress)
 
 
 def imitate(
@@ -134,7 +134,6 @@ def imitate(
     Args:
         inputs: each with the way that the teacher took at each decision it came by.
     """
-    reference = copy.deepcopy(workflow.deciders).requires_grad_(False).eval()
 
     def followed(rows: Sequence[Labelled]) -> tuple[Tensor, Rollouts]:
         known, labels = [values for values, _ in rows], [wanted for _, wanted in rows]
@@ -149,10 +148,9 @@ def imitate(
         losses, rollouts = followed(held_out)
         return losses.detach(), rollouts
 
-    task = {"imitate": config.model_dump(mode="json"), "inputs": len(inputs)}
-    return _Fit(workflow, config, Path(folder), task, reference).run(
-        len(inputs), step, evaluate, progress
-    )
+    task = {"from": "labels", "inputs": [len(inputs), len(held_out)]}
+    fit = _Fit(workflow, config, Path(folder), task)
+    return fit.run(len(inputs), step, evaluate, progress)
 
 
 class _Fit:
@@ -162,12 +160,14 @@ class _Fit:
         config: LearnConfig,
         folder: Path,
         task: dict[str, Any],
-        reference: nn.ModuleDict,
     ) -> None:
-        self.workflow, self.config, self.folder, self.task = workflow, config, folder, task
+        self.workflow, self.config, self.folder = workflow, config, folder
+        graph = {name: list(node.targets) for name, node in workflow.nodes.items()}
+        self.task = {**task, "config": config.model_dump(mode="json"), "graph": graph}
         self.accelerator = Accelerator(cpu=devices.device().type == "cpu")
         self.deciders = workflow.deciders.to(self.accelerator.device)
-        self.reference = reference.to(self.accelerator.device)
+        self.reference = copy.deepcopy(self.deciders).requires_grad_(False).eval()
+        """The deciders as learning began."""
         self.evaluations: list[Evaluation] = []
         self.warnings: dict[str, None] = {}
         self.best: State = {}
@@ -287,7 +287,7 @@ class _Fit:
             self.warnings.setdefault(f"some paths were not judged, such as by {failed[0]}")
 
     def _look_for_silence(self) -> None:
-        if "learn" in self.task and self.spread[0] == self.spread[1]:
+        if self.task["from"] == "outcomes" and self.spread[0] == self.spread[1]:
             self.warnings.setdefault(
                 f"every path ended with the same loss, {self.spread[0]:g}: nothing to learn from"
             )
@@ -322,7 +322,7 @@ class _Fit:
         )
         self.evaluations.append(found)
         self._line(asdict(found))
-        if "learn" in self.task and failed > self.config.failures:
+        if self.task["from"] == "outcomes" and failed > self.config.failures:
             first = next(leaf.error for leaf in rollouts.leaves if leaf.error is not None)
             fault = f"{failed:.0%} of the paths were not judged, such as by {first}"
             if step == 0:
@@ -431,7 +431,12 @@ def _save(state: State, path: Path) -> None:
 
 
 def _learned(found: dict[str, Any]) -> Learned:
-    evaluations = tuple(Evaluation(**each) for each in found["evaluations"])
+    # JSON has no number for the mean of nothing.
+    nothing = {"objective": float("nan")}
+    evaluations = tuple(
+        Evaluation(**each | (nothing if each["objective"] is None else {}))
+        for each in found["evaluations"]
+    )
     return Learned(
         evaluations, found["kept"], found["steps"], tuple(found["warnings"]), found["stopped"]
     )

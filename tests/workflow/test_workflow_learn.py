@@ -92,6 +92,8 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path, estimator):
     other = config.model_copy(update={"learning_rate": 0.1})
     with pytest.raises(WorkflowError, match="holds what was learned otherwise"):
         learn(flow(), inputs(0), inputs(1), other, folder=tmp_path / "cut")
+    with pytest.raises(WorkflowError, match="holds what was learned otherwise"):
+        learn(gate(0.5, 0.0), inputs(0), inputs(1), config, folder=tmp_path / "cut")
 
 
 def test_outcomes_that_mislead_change_nothing(tmp_path):
@@ -208,6 +210,8 @@ def test_rewards_that_are_no_numbers_stop_it_with_the_last_good_state(tmp_path):
     assert learned.stopped is not None
     assert "not judged" in learned.stopped or "no gradient" in learned.stopped
     assert 0 < learned.kept < learned.steps < 200
+    again = learn(flow, inputs(0), inputs(1), config, folder=tmp_path / "run")
+    assert (again.kept, again.stopped) == (learned.kept, learned.stopped)
     assert -1.0 < limit_of(flow) < 1.0
 
 

@@ -108,5 +108,6 @@ def test_no_engine_outlives_a_parent_that_is_killed(
     with two_workers(lists_orders, tmp_path, vllm) as served:
         eventually(lambda: vllm.starts)
         (start,) = vllm.starts
+        assert alive(start["pid"])
         served.process.kill()
         eventually(lambda: not alive(start["pid"]) and not alive(start["helper"]))
