@@ -45,6 +45,9 @@ _ANY_OBJECT = {"x-guidance": _COMPACT, "type": "object"}
 _BYTES = LLTokenizer("byte")
 """Grammars are tried out on a tokenizer of single bytes: they depend on no model's."""
 
+_PROBE = f'{call_opening("probe")}{{"number": 1}}{CALL_CLOSING}'
+"""A call to try a tokenizer with: it has line ends and a space."""
+
 _Schema = dict[str, Any]
 _Tool = tuple[str, _Schema]
 """A tool's name and the schema of its arguments."""
@@ -65,15 +68,19 @@ class Grammars:
     """Compiles grammars for one tokenizer, and keeps the latest.
 
     Raises:
-        ValueError: llguidance cannot tell which bytes the tokenizer's tokens stand for.
+        ValueError: llguidance cannot tell, or mistakes, which bytes the tokens stand for.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         # What is not fast is refused there.
         self._tokenizer = from_tokenizer(cast(PreTrainedTokenizerFast, tokenizer))
         # Tokenizers after SentencePiece put a space before a text, which decoding takes away.
-        ids = tokenizer(REPLY_COMPLETION, add_special_tokens=False)["input_ids"]
-        self._space = self._tokenizer.decode_str(ids).removesuffix(REPLY_COMPLETION)
+        ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+        read = self._tokenizer.decode_str(ids)
+        if not read.endswith(_PROBE):
+            # No call could be written, and all that is would be taken for replies.
+            raise ValueError(f"of its tokens for {_PROBE!r} llguidance makes {read!r}")
+        self._space = read.removesuffix(_PROBE)
         # A hundred tools take some 50 ms and a few MB, and a service meets few catalogues at once.
         self._compiled = lru_cache(maxsize=32)(self._compile)
 

@@ -5,8 +5,9 @@ and with the fused attention that torch brings (scaled-dot-product attention). I
 
     peak      matrix multiplication of this card in the training's number format
     encoder   steady training speed; then training as long as the minutes allow; test accuracy
-    decoder   the same; its decisions per second through transformers' `generate`
-    vllm      the decoder's decisions per second through vLLM, and how often the two agree
+    decoder   the same; its decisions per second are of transformers' `generate`
+
+`served.py` has the decisions per second of both through vLLM.
 
 Routers learn what they learn in `distill train` (one answer per question, repeated by its weight),
 from at most --train-examples of it, because texts must become tokens before the first step. Test
@@ -47,7 +48,6 @@ NEEDS = {
     ],
     "encoder": ["peft", "safetensors"],
     "decoder": ["peft", "safetensors", "trl"],
-    "vllm": ["vllm"],
 }
 """Packages by part, as they are imported; all parts but the peak need those of `dataset`."""
 
@@ -84,7 +84,6 @@ class Bench:
         self.figures: dict[str, Any] = {}
         self.parts: Any = None
         self.test: list[Any] = []
-        self.decisions: list[Any] = []
 
     @property
     def left(self) -> float:
@@ -115,7 +114,6 @@ class Bench:
         self.do("dataset", self.dataset)
         self.do("encoder", self.encoder)
         self.do("decoder", self.decoder)
-        self.do("vllm", self.vllm)
 
     def peak(self) -> dict[str, Any]:
         from machine import matmul_peak  # noqa: PLC0415
@@ -168,70 +166,6 @@ class Bench:
         from distill.config import DecoderConfig  # noqa: PLC0415
 
         return self._train(DecoderConfig(model=self._model("decoder")), 32, share=0.4)
-
-    def vllm(self) -> dict[str, Any]:
-        """The trained decoder's prompts and adapter, given to vLLM as they are."""
-        import gc  # noqa: PLC0415
-
-        import torch  # noqa: PLC0415
-        from vllm import LLM, SamplingParams  # noqa: PLC0415
-        from vllm.lora.request import LoRARequest  # noqa: PLC0415
-
-        folder = self.folder / "decoder" / "router"
-        if not self.decisions:
-            raise Skip("there is no trained decoder")
-        if self.left < 90:
-            raise Skip("under 90 seconds are left, which it takes to start; raise --minutes")
-        from distill.routers import pretrained  # noqa: PLC0415
-        from distill.routers.decoding import PromptFormat, parse_completion  # noqa: PLC0415
-        from distill.routers.folder import read_router_file  # noqa: PLC0415
-
-        gc.collect()
-        torch.cuda.empty_cache()
-        config: Any = read_router_file(folder).config
-        base = pretrained.resolve(config.model, config.revision)
-        prompts = PromptFormat(pretrained.load_tokenizer(pretrained.resolve(str(folder))), config)
-        contexts = [example.context for example in self.test[: len(self.decisions)]]
-        ids = [prompts.ids(prompts.prompt(context)) for context in contexts]
-        start = time.monotonic()
-        engine = LLM(
-            model=base.source,
-            revision=base.revision,
-            tokenizer=str(folder),
-            dtype="bfloat16",
-            enable_lora=True,
-            max_lora_rank=config.lora.rank,
-            max_model_len=max(map(len, ids)) + config.max_new_tokens,
-            gpu_memory_utilization=0.7,
-        )
-        started = time.monotonic() - start
-        settings = SamplingParams(
-            temperature=0.0,
-            max_tokens=config.max_new_tokens,
-            stop_token_ids=[prompts.tokenizer.eos_token_id],
-        )
-        adapter = LoRARequest("router", 1, str(folder))
-        asked: Any = [{"prompt_token_ids": prompt} for prompt in ids]
-        engine.generate(asked[:8], settings, lora_request=adapter, use_tqdm=False)
-        start = time.monotonic()
-        outputs = engine.generate(asked, settings, lora_request=adapter, use_tqdm=False)
-        seconds = time.monotonic() - start
-        decided = [
-            parse_completion(output.outputs[0].text, context)
-            for output, context in zip(outputs, contexts, strict=True)
-        ]
-        same = sum(
-            (a is not None and a.tools == b.tools)
-            for a, b in zip(decided, self.decisions, strict=True)
-        )
-        generate = self.figures["decoder"]["decisions_per_s"]
-        return {
-            "start_s": round(started, 1),
-            "decisions": len(outputs),
-            "decisions_per_s": len(outputs) / seconds,
-            "against_generate": len(outputs) / seconds / generate,
-            "same_tools_as_generate": same / len(outputs),
-        }
 
     def _require_dataset(self) -> None:
         if self.parts is None:
@@ -324,8 +258,6 @@ class Bench:
             if time.monotonic() - start >= seconds:
                 break
         elapsed = time.monotonic() - start
-        if router.kind == "decoder":
-            self.decisions = decisions
         decided = self.test[: len(decisions)]
         hits = sum(
             example.weight

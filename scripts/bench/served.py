@@ -3,12 +3,16 @@
 The engine is started for the run's router, as `distill serve` does; each context is decided by the
 router in process and by the router on the engine. Printed, and written with `--output`, are the
 share of decisions that are the same in action, tools and arguments, how far the confidences of
-those lie apart, decisions that the engine gave no answer to, and decisions per second of both.
-Rounding differs between the two, so a decision on the edge may differ; each one that does is listed
-with both confidences.
+those lie apart, decisions that the engine gave no answer to, decisions per second of both where 64
+are asked for together, the time of one asked for alone, and how much of its prompts the engine
+found in its prefix cache. A decoder in process is transformers' `generate`. Rounding differs
+between the two, so a decision on the edge may differ; each one that does is listed with both
+confidences.
 
 Example:
     python scripts/bench/served.py runs/orderdesk/decoder-s0 --python vllm/bin/python
+    python scripts/bench/served.py runs/orderdesk/decoder-s0 --python vllm/bin/python \
+        --engine options.gpu-memory-utilization=0.3
 """
 
 import argparse
@@ -19,7 +23,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from distill import config as configs
 from distill.chat import decision_json
@@ -27,12 +33,15 @@ from distill.config import EngineConfig, parse
 from distill.errors import InputError
 from distill.pipeline.build import dataset_of
 from distill.routers import load_router
+from distill.routers.decoder import DecoderRouter
 from distill.runs import RunDir, hardware, write_json
 from distill.serving.engine import Engine, served_router
 from distill.types import Decision, Example, Router
 
 BATCH = 64
 """Contexts decided together."""
+ALONE = 100
+"""Contexts decided one by one."""
 
 
 def test_examples(run: RunDir, count: int) -> list[Example]:
@@ -43,13 +52,34 @@ def test_examples(run: RunDir, count: int) -> list[Example]:
     return [found[i] for i in chosen]
 
 
-def decide(router: Router, examples: Sequence[Example]) -> tuple[list[Decision], float]:
-    """The decisions, and how many a second, after one that does not count."""
-    router.decide([examples[0].context])
+def decide(router: Router, examples: Sequence[Example]) -> tuple[list[Decision], dict[str, float]]:
+    """The decisions, and their speed, after a batch that does not count."""
+    if isinstance(router, DecoderRouter):
+        router.batch = BATCH
+    contexts = [example.context for example in examples]
+    router.decide(contexts[:BATCH])
     start, made = time.perf_counter(), []
-    for i in range(0, len(examples), BATCH):
-        made += router.decide([example.context for example in examples[i : i + BATCH]])
-    return made, len(made) / (time.perf_counter() - start)
+    for i in range(0, len(contexts), BATCH):
+        made += router.decide(contexts[i : i + BATCH])
+    per_s = len(made) / (time.perf_counter() - start)
+    alone = []
+    for context in contexts[:ALONE]:
+        start = time.perf_counter()
+        router.decide([context])
+        alone.append(1000 * (time.perf_counter() - start))
+    p50, p99 = np.percentile(alone, [50, 99])
+    return made, {"decisions_per_s": per_s, "alone_p50_ms": float(p50), "alone_p99_ms": float(p99)}
+
+
+def prefix_cache(url: str) -> float | None:
+    """The share of prompt tokens that the engine at `url` found computed; None without a cache."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).raise_for_status().text
+    samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
+    total = {
+        what: sum(s.value for s in samples if s.name == f"vllm:prefix_cache_{what}_total")
+        for what in ("queries", "hits")
+    }
+    return total["hits"] / total["queries"] if total["queries"] else None
 
 
 def compare(
@@ -107,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             engine.wait_ready()
             served, served_speed = decide(served_router(run.path, engine), examples)
             version, down = engine.installed.version, engine.last_error
+            found = prefix_cache(engine.url)
         local, local_speed = decide(load_router(run.path), examples)
     except InputError as error:
         sys.exit(str(error))
@@ -116,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "hardware": hardware(),
         **compare(examples, local, served),
         "engine_was_down": down,
-        "decisions_per_s": {"in_process": local_speed, "engine": served_speed},
+        "prefix_cache_hits": found,
+        "speed": {"in process": local_speed, "engine": served_speed},
     }
     counted = figures["contexts"] - figures["failed"]
     print(f"{run.path.name}: {figures['same']} of {counted} decisions are the same")
@@ -124,7 +156,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if down is not None:
         print(f"the engine was down: {down}")
     print(f"confidences apart: {figures['confidence_apart']}")
-    print(f"decisions/s: in process {local_speed:.2f}, engine {served_speed:.2f}")
+    print(f"prompt tokens found in the prefix cache: {found if found is None else f'{found:.1%}'}")
+    for where, speed in figures["speed"].items():
+        print(
+            f"{where}: {speed['decisions_per_s']:.2f} decisions/s in batches of {BATCH}; alone "
+            f"p50 {speed['alone_p50_ms']:.1f} ms, p99 {speed['alone_p99_ms']:.1f} ms"
+        )
     if asked.output is not None:
         write_json(asked.output, figures)
 

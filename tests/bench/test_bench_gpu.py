@@ -35,50 +35,12 @@ def test_without_a_dataset_one_line_says_so(
     assert "make one with distill build" in capsys.readouterr().err
 
 
-VLLM = '''
-"""Stands in for vLLM: answers every prompt with `reply`."""
-from types import SimpleNamespace as Output
-
-
-class SamplingParams:
-    def __init__(self, *, temperature, max_tokens, stop_token_ids):
-        assert temperature == 0 and max_tokens > 0 and stop_token_ids
-
-
-class LLM:
-    def __init__(self, *, model, max_model_len, **settings):
-        assert settings["enable_lora"]
-        self.longest = max_model_len
-
-    def generate(self, prompts, settings, *, lora_request, use_tqdm):
-        assert all(len(prompt["prompt_token_ids"]) < self.longest for prompt in prompts)
-        return [Output(outputs=[Output(text="reply")]) for _ in prompts]
-'''
-
-
-LORA = '''
-"""Stands in for vLLM's adapters."""
-from pathlib import Path
-
-
-class LoRARequest:
-    def __init__(self, name, number, folder):
-        assert (Path(folder) / "adapter_model.safetensors").is_file()
-'''
-
-
 def test_a_dry_run_goes_through_every_part(
     script: Any,
     dataset: Path,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    (tmp_path / "vllm" / "lora").mkdir(parents=True)
-    (tmp_path / "vllm" / "__init__.py").write_text(VLLM)
-    (tmp_path / "vllm" / "lora" / "__init__.py").write_text("")
-    (tmp_path / "vllm" / "lora" / "request.py").write_text(LORA)
-    monkeypatch.syspath_prepend(str(tmp_path))
     gpu = script("gpu")
     monkeypatch.setitem(gpu.DEFAULTS, "encoder", "random:tiny")
     few = ["--test-examples", "4", "--batch", "16", "--dry-run-on-cpu"]
@@ -91,8 +53,6 @@ def test_a_dry_run_goes_through_every_part(
         assert figures[part]["precision"] == "bfloat16"
         share = figures[part]["tflops_per_s"] / figures["peak"]["tflops_per_s"]
         assert figures[part]["share_of_peak"] == pytest.approx(share)
-    assert figures["vllm"]["decisions"] == 4
-    assert 0 <= figures["vllm"]["same_tools_as_generate"] <= 1
 
 
 def test_a_missing_package_and_a_fault_cost_only_their_own_parts(
@@ -104,7 +64,7 @@ def test_a_missing_package_and_a_fault_cost_only_their_own_parts(
     gpu = script("gpu")
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in ("trl", "vllm") else find(name)
+        importlib.util, "find_spec", lambda name: None if name == "trl" else find(name)
     )
     monkeypatch.setattr(gpu.Bench, "encoder", lambda bench: 1 // 0)
     status = gpu.main([str(dataset), "--dry-run-on-cpu"])
@@ -113,7 +73,6 @@ def test_a_missing_package_and_a_fault_cost_only_their_own_parts(
     assert figures["peak"]["tflops_per_s"] > 0
     assert figures["encoder"]["failed"].startswith("ZeroDivisionError")
     assert figures["decoder"]["skipped"] == "not installed: trl (pip install trl)"
-    assert "vllm" in figures["vllm"]["skipped"]
 
 
 def test_random_weights_of_an_unknown_size_name_the_known_ones(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_shop import GET, LIST, PARTS, TOOLS, ask, call, decoder
-from tokenizers.decoders import WordPiece
+from tokenizers.decoders import ByteFallback, Fuse, Replace, Sequence, WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer
 
@@ -143,6 +143,15 @@ def test_a_tokenizer_that_no_grammar_can_hold_is_refused(tiny_bert):
     tokenizer.backend_tokenizer.pre_tokenizer = Whitespace()
     with pytest.raises(ModelError, match="cannot be held to a grammar"):
         PromptFormat.new(tokenizer, decoder(tiny_bert))
+
+
+def test_a_tokenizer_whose_bytes_are_mistaken_is_refused(tiny_llama):
+    """As transformers 5.17 made them of a GGUF: its calls would all be unreadable."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    backend = tokenizer.backend_tokenizer
+    backend.decoder = Sequence([ByteFallback(), Fuse(), Replace("▁", " "), backend.decoder])
+    with pytest.raises(ModelError, match="llguidance makes"):
+        PromptFormat.new(tokenizer, decoder(tiny_llama))
 
 
 def block(body: str) -> str:
