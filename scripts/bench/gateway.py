@@ -22,10 +22,10 @@ answered. Then, in a fresh process, resident memory before and after `--requests
 The gateway runs as its users start it: one worker, its defaults, every request kept in SQLite
 before its answer is whole. That is a write-ahead log with `synchronous=NORMAL`, where a commit
 waits for a write and only a checkpoint for the disk (`distill/store/database.py`). `--store` names
-a PostgreSQL in its place. The called tools take no arguments in these requests, since a router of
-the kinds here fills none in; it learned from the decisions that call. LiteLLM has one worker, no
-database, no callbacks and logs errors alone, as its documentation advises for production, and
-keeps no records.
+a PostgreSQL in its place, which several `--workers` need. The called tools take no arguments in
+these requests, since a router of the kinds here fills none in; it learned from the decisions that
+call. LiteLLM has as many workers, no database, no callbacks and logs errors alone, as its
+documentation advises for production, and keeps no records.
 
 All of it takes about half an hour; the machine should do nothing else.
 
@@ -122,6 +122,7 @@ class Bench:
     folder: Path
     store: str | None
     litellm: Path | None
+    workers: int
     connections: int
     loading: ProcessPoolExecutor
     """One process, which makes the load."""
@@ -149,6 +150,7 @@ class Bench:
         config = {
             "router": str(self.router),
             "port": port,
+            "workers": self.workers,
             "upstream": {"base_url": f"http://127.0.0.1:{self.stub_port}/v1"},
             "policy": {"threshold": 0.0},
             "rollout": {"mode": _MODES[name], "compare": 0.0, "rollback": None},
@@ -174,7 +176,8 @@ class Bench:
         own = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": _KEY}
         own |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
         program = str(self.litellm.parent / "litellm")
-        options = ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+        workers = str(self.workers)
+        options = ["--host", "127.0.0.1", "--port", str(port), "--num_workers", workers]
         command = [program, "--config", str(path), *options, "--telemetry", "False"]
         return command, kept | own, "/health/liveliness"
 
@@ -503,6 +506,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stream", action="store_true", help="ask for streams")
     parser.add_argument("--dataset", type=Path, help="a dataset folder (default: the sample)")
     parser.add_argument("--router", choices=_ROUTERS, default="tfidf", help="of shadow and local")
+    parser.add_argument("--workers", type=int, default=1, help="processes of a server")
     parser.add_argument("--store", help="the gateway's store.url (default: a SQLite file each)")
     parser.add_argument("--litellm-python", type=Path, help="an interpreter with LiteLLM's proxy")
     parser.add_argument("--keep", type=Path, help="a new folder for logs, configs and databases")
@@ -536,6 +540,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder=folder,
             store=args.store,
             litellm=args.litellm_python and args.litellm_python.absolute(),
+            workers=args.workers,
             connections=args.connections,
             loading=stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"))),
         )

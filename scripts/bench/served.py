@@ -40,8 +40,6 @@ from distill.types import Decision, Example, Router
 
 BATCH = 64
 """Contexts decided together."""
-ALONE = 100
-"""Contexts decided one by one."""
 
 
 def test_examples(run: RunDir, count: int) -> list[Example]:
@@ -52,22 +50,24 @@ def test_examples(run: RunDir, count: int) -> list[Example]:
     return [found[i] for i in chosen]
 
 
-def decide(router: Router, examples: Sequence[Example]) -> tuple[list[Decision], dict[str, float]]:
-    """The decisions, and their speed, after a batch that does not count."""
+def decide(
+    router: Router, examples: Sequence[Example], alone: int
+) -> tuple[list[Decision], dict[str, float]]:
+    """The decisions, and their speed, after one that does not count."""
     if isinstance(router, DecoderRouter):
         router.batch = BATCH
     contexts = [example.context for example in examples]
-    router.decide(contexts[:BATCH])
+    router.decide(contexts[:1])
     start, made = time.perf_counter(), []
     for i in range(0, len(contexts), BATCH):
         made += router.decide(contexts[i : i + BATCH])
     per_s = len(made) / (time.perf_counter() - start)
-    alone = []
-    for context in contexts[:ALONE]:
+    taken = []
+    for context in contexts[:alone]:
         start = time.perf_counter()
         router.decide([context])
-        alone.append(1000 * (time.perf_counter() - start))
-    p50, p99 = np.percentile(alone, [50, 99])
+        taken.append(1000 * (time.perf_counter() - start))
+    p50, p99 = np.percentile(taken, [50, 99])
     return made, {"decisions_per_s": per_s, "alone_p50_ms": float(p50), "alone_p99_ms": float(p99)}
 
 
@@ -119,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="a run directory, its dataset beside it")
     parser.add_argument("--python", type=Path, required=True, help="an interpreter with vLLM")
     parser.add_argument("--contexts", type=int, default=200)
+    parser.add_argument("--alone", type=int, default=100, help="of them timed one by one")
     parser.add_argument(
         "--engine",
         action="append",
@@ -135,10 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         examples = test_examples(run, asked.contexts)
         with Engine(run.path, config) as engine:
             engine.wait_ready()
-            served, served_speed = decide(served_router(run.path, engine), examples)
+            served, served_speed = decide(served_router(run.path, engine), examples, asked.alone)
             version, down = engine.installed.version, engine.last_error
             found = prefix_cache(engine.url)
-        local, local_speed = decide(load_router(run.path), examples)
+        local, local_speed = decide(load_router(run.path), examples, asked.alone)
     except InputError as error:
         sys.exit(str(error))
     figures = {
