@@ -37,29 +37,24 @@ Example:
 import argparse
 import math
 import os
-import secrets
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import orjson
 import psutil
-import yaml
 from load import Measured, Target, closed_loop, open_loop
 from machine import describe
 from scipy.special import stdtrit
+from servers import ARMS, KEY, MODEL, START_S, Arm, Servers, cpu_s, versions
 from stub_upstream import stub_upstream
 from training import open_dataset, training_parts
 
@@ -73,42 +68,14 @@ from distill.runs import RunDir, hardware, new_folder, write_json
 from distill.training import Job, Parts, train
 from distill.types import Context, Decision, ToolSpec
 
-ARMS = ["direct", "pass-through", "shadow", "local", "litellm"]
-_MODES = {"pass-through": "off", "shadow": "shadow", "local": "on"}
 _ROUTERS = {"majority": MajorityConfig, "tfidf": TfidfConfig, "rnn": RnnConfig}
 _BODIES = 64
-_MODEL = "large"
-_KEY = f"sk-{secrets.token_hex(32)}"
-"""LiteLLM asks for a strong one; the others look at none."""
-_START_S = 180
 _SETTLE_S = 5
 _MEMORY_S = 3600
 """Seconds that a tenth of the requests for memory may take."""
 _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _PARTS = 10
 """Times that memory is read while it is measured."""
-_LIBRARIES = ["uvicorn", "uvloop", "httptools", "httpx", "fastapi", "starlette", "sqlalchemy"]
-
-
-@dataclass
-class Arm:
-    """A server on loopback; `process` is None where it is the stub itself."""
-
-    name: str
-    port: int
-    process: psutil.Process | None = None
-
-    def cpu_s(self) -> float:
-        """Processor seconds so far, of its children, too."""
-        return sum(_cpu_s(process) for process in self._processes())
-
-    def rss_mib(self) -> float:
-        return float(sum(process.memory_info().rss for process in self._processes())) / 2**20
-
-    def _processes(self) -> list[psutil.Process]:
-        if self.process is None:
-            return []
-        return [self.process, *self.process.children(recursive=True)]
 
 
 @dataclass
@@ -116,13 +83,8 @@ class Bench:
     """What all measurements share."""
 
     stub: psutil.Process
-    stub_port: int
+    servers: Servers
     bodies: list[bytes]
-    router: Path
-    folder: Path
-    store: str | None
-    litellm: Path | None
-    workers: int
     connections: int
     loading: ProcessPoolExecutor
     """One process, which makes the load."""
@@ -132,73 +94,24 @@ class Bench:
     def __post_init__(self) -> None:
         self.load = psutil.Process(self.loading.submit(os.getpid).result())
 
-    @contextmanager
-    def start(self, name: str) -> Iterator[Arm]:
-        """An arm that answers."""
-        if name == "direct":
-            yield Arm(name, self.stub_port)
-            return
-        port = _free_port()
-        command, environment, path = (
-            self._litellm(port) if name == "litellm" else self._gateway(name, port)
-        )
-        with _started(name, command, environment, self.folder) as process:
-            _await(process, f"http://127.0.0.1:{port}{path}", self.folder / f"{name}.log")
-            yield Arm(name, port, psutil.Process(process.pid))
-
-    def _gateway(self, name: str, port: int) -> tuple[list[str], dict[str, str], str]:
-        config = {
-            "router": str(self.router),
-            "port": port,
-            "workers": self.workers,
-            "upstream": {"base_url": f"http://127.0.0.1:{self.stub_port}/v1"},
-            "policy": {"threshold": 0.0},
-            "rollout": {"mode": _MODES[name], "compare": 0.0, "rollback": None},
-            "store": {"url": self.store or f"sqlite:///{self.folder / name}-{port}.db"},
-        }
-        path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        program = "from distill.cli import main; main()"
-        return [sys.executable, "-c", program, "serve", str(path)], dict(os.environ), "/readyz"
-
-    def _litellm(self, port: int) -> tuple[list[str], dict[str, str], str]:
-        assert self.litellm is not None
-        upstream = f"http://127.0.0.1:{self.stub_port}/v1"
-        model = {"model": f"openai/{_MODEL}", "api_base": upstream, "api_key": _KEY}
-        config = {
-            "model_list": [{"model_name": _MODEL, "litellm_params": model}],
-            "litellm_settings": {"set_verbose": False, "request_timeout": 120, "num_retries": 0},
-        }
-        path = self.folder / "litellm.yaml"
-        path.write_text(yaml.safe_dump(config))
-        kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-        # The table of prices that comes with it, not the one that it would fetch.
-        own = {"LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": _KEY}
-        own |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1"}
-        program = str(self.litellm.parent / "litellm")
-        workers = str(self.workers)
-        options = ["--host", "127.0.0.1", "--port", str(port), "--num_workers", workers]
-        command = [program, "--config", str(path), *options, "--telemetry", "False"]
-        return command, kept | own, "/health/liveliness"
-
     def target(self, arm: Arm) -> Target:
-        return Target(arm.port, _KEY, self.bodies, self.connections)
+        return Target(arm.port, KEY, self.bodies, self.connections)
 
     def check(self, arm: Arm) -> None:
         """Raise unless the arm answers, and does what its name says."""
         asked = self.target(arm)
-        found = self.loading.submit(closed_loop, asked, 1, _START_S, len(self.bodies)).result()
+        found = self.loading.submit(closed_loop, asked, 1, START_S, len(self.bodies)).result()
         local = len(self.bodies) if arm.name == "local" else 0
         if found.errors or found.local != local:
             fault = f"{found.errors} errors, {found.local} decided locally"
-            raise InputError(arm.name, fault, f"read {self.folder / arm.name}.log (--keep)")
+            raise InputError(arm.name, fault, f"read {self.servers.folder / arm.name}.log (--keep)")
 
     def at_rate(self, arm: Arm, rate: float, seconds: float, warm_up: float) -> None:
         """One arm in one round."""
         parts: dict[str, Callable[[], float]] = {
             "server": arm.cpu_s,
-            "stub": lambda: _cpu_s(self.stub),
-            "load": lambda: _cpu_s(self.load),
+            "stub": lambda: cpu_s(self.stub),
+            "load": lambda: cpu_s(self.load),
         }
         before = {name: read() for name, read in parts.items()}
         found: Measured = self.loading.submit(
@@ -326,7 +239,7 @@ def request_bodies(router: Path, contexts: Sequence[Context], *, stream: bool) -
         if decision.action != "call" or len(bodies) == _BODIES:
             continue
         body: dict[str, Any] = {
-            "model": _MODEL,
+            "model": MODEL,
             "messages": [message_json(message) for message in context.messages],
             "tools": [tool_json(_fitting(tool, decision)) for tool in context.tools],
             "temperature": 0,
@@ -344,39 +257,6 @@ def _fitting(tool: ToolSpec, decision: Decision) -> ToolSpec:
     return tool
 
 
-@contextmanager
-def _started(
-    name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """A server, its output in a file, as a service's would be."""
-    with (folder / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _await(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
-    until = time.monotonic() + _START_S
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        while True:
-            if process.poll() is not None or time.monotonic() > until:
-                last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise InputError(log.stem, f"it does not start: {''.join(last)}", "start it alone")
-            try:
-                if client.get(url).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-
-
 def _settle(arm: Arm) -> None:
     """Wait until an overloaded server has done what nobody waits for any more."""
     until = time.monotonic() + _SETTLE_S
@@ -387,32 +267,8 @@ def _settle(arm: Arm) -> None:
         busy = arm.cpu_s() - before > 0.02
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _versions(litellm: Path | None) -> dict[str, str]:
-    found = {name: metadata.version(name) for name in _LIBRARIES}
-    found["python"] = sys.version.split()[0]
-    if litellm is not None:
-        ask = "import sys; from importlib.metadata import version as v;"
-        ask += "print(v('litellm'), sys.version.split()[0])"
-        said = subprocess.run([litellm, "-c", ask], capture_output=True, text=True, check=False)
-        if said.returncode:
-            raise InputError("--litellm-python", "no LiteLLM there", "pip install 'litellm[proxy]'")
-        found["litellm"], found["litellm_python"] = said.stdout.split()
-    return found
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -468,7 +324,7 @@ def _print_memory(rows: Sequence[Mapping[str, Any]]) -> None:
 def measure(bench: Bench, args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """Run all of it, and print each part when it is there."""
     with ExitStack() as servers:
-        arms = [servers.enter_context(bench.start(name)) for name in names]
+        arms = [servers.enter_context(bench.servers.start(name)) for name in names]
         for arm in arms:
             bench.check(arm)
         for n in range(args.rounds):
@@ -483,7 +339,7 @@ def measure(bench: Bench, args: argparse.Namespace, names: Sequence[str]) -> dic
     asked = {"pass-through": args.requests, "litellm": args.litellm_requests}
     memory = []
     for name in (name for name in asked if name in names and asked[name]):
-        with bench.start(name) as fresh:
+        with bench.servers.start(name) as fresh:
             memory.append(bench.memory(fresh, asked[name]))
     if memory:
         _print_memory(memory)
@@ -516,7 +372,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
-    about = {"hardware": hardware(), "versions": _versions(args.litellm_python)}
+    about = {"hardware": hardware(), "versions": versions(args.litellm_python)}
     names = ["direct", *args.arms]
     if "litellm" in names and args.litellm_python is None:
         names.remove("litellm")
@@ -534,13 +390,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stub_port, stub = stack.enter_context(stub_upstream())
         bench = Bench(
             stub=psutil.Process(stub),
-            stub_port=stub_port,
+            servers=Servers(
+                stub_port=stub_port,
+                router=router,
+                folder=folder,
+                store=args.store,
+                litellm=args.litellm_python and args.litellm_python.absolute(),
+                workers=args.workers,
+            ),
             bodies=request_bodies(router, contexts, stream=args.stream),
-            router=router,
-            folder=folder,
-            store=args.store,
-            litellm=args.litellm_python and args.litellm_python.absolute(),
-            workers=args.workers,
             connections=args.connections,
             loading=stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"))),
         )
