@@ -6,6 +6,7 @@
     walk        inputs -> what became of each path that was taken, by sampling or by going them all
     gradients   from losses at the ends to the deciders' gradients, exact or estimated
     learn       gradients, step by step: resumable, and never far from where it began
+    checkpoint  what learning leaves in its folder, and goes on from
     drawing     the workflow as a Mermaid flowchart
     folder      a workflow and what it learned, on disk
 
@@ -25,12 +26,13 @@ Built of plain functions, which take the values that their parameters name:
 `learn` moves the threshold to where the loss, costs included, is least.
 """
 
+from distill.workflow.checkpoint import Learned
 from distill.workflow.deciders import Mlp, Policy, Threshold
 from distill.workflow.drawing import mermaid
 from distill.workflow.folder import load_workflow, save_workflow
 from distill.workflow.gradients import chosen, surrogate
 from distill.workflow.graph import Workflow, branch, end, loop, router, tool
-from distill.workflow.learn import Learned, imitate, learn
+from distill.workflow.learn import imitate, learn
 from distill.workflow.networks import RouterPolicy
 from distill.workflow.walk import Rollouts, walk
 

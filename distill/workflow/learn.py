@@ -8,25 +8,22 @@ beginning included: outcomes that teach nothing change nothing.
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from accelerate.accelerator import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from distill.config import LearnConfig
 from distill.errors import WorkflowError
 from distill.progress import Progress, silent
 from distill.routers import devices
-from distill.runs import append_line, new_folder, read_json, write_json
+from distill.workflow.checkpoint import Evaluation, Learned, LearningFolder, Standing
 from distill.workflow.deciders import Values
 from distill.workflow.gradients import Prices, chosen, divergence, expected, surrogate
 from distill.workflow.graph import BranchNode, Workflow, decider_key
@@ -40,39 +37,8 @@ _RARE = 1e-4
 
 Labelled = tuple[Values, Labels]
 """An input, and the ways that were taken from it."""
-State = dict[str, Tensor]
 Step = Callable[[Sequence[int], torch.Generator], tuple[Tensor, Rollouts]]
 Evaluate = Callable[[], tuple[Tensor, Rollouts]]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Where learning stood after a step, on the held-out inputs; each decision the likeliest."""
-
-    step: int
-    objective: float
-    """The mean over inputs; of labels, their mean negative log-likelihood."""
-    standard_error: float
-    failed: float
-    """Share of the paths that were not judged."""
-    shares: dict[str, dict[str, float]]
-    """Of each decision, the share of each way."""
-    thresholds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What became of learning."""
-
-    evaluations: tuple[Evaluation, ...]
-    """The first before any step."""
-    kept: int
-    """The step whose deciders the workflow has now."""
-    steps: int
-    """Taken."""
-    warnings: tuple[str, ...]
-    stopped: str | None = None
-    """Why learning ended before its last step."""
 
 
 def learn(
@@ -161,19 +127,15 @@ class _Fit:
         folder: Path,
         task: dict[str, Any],
     ) -> None:
-        self.workflow, self.config, self.folder = workflow, config, folder
+        self.workflow, self.config = workflow, config
         graph = {name: list(node.targets) for name, node in workflow.nodes.items()}
         self.task = {**task, "config": config.model_dump(mode="json"), "graph": graph}
         self.accelerator = Accelerator(cpu=devices.device().type == "cpu")
+        self.folder = LearningFolder(folder, self.task, self.accelerator)
         self.deciders = workflow.deciders.to(self.accelerator.device)
         self.reference = copy.deepcopy(self.deciders).requires_grad_(False).eval()
         """The deciders as learning began."""
-        self.evaluations: list[Evaluation] = []
-        self.warnings: dict[str, None] = {}
-        self.best: State = {}
-        self.kept = 0
-        self.passed: Counter[tuple[str, str]] = Counter()
-        self.spread = (float("inf"), float("-inf"))
+        self.standing = Standing()
 
     def run(
         self,
@@ -182,8 +144,10 @@ class _Fit:
         evaluate: Evaluate,
         progress: Progress,
     ) -> Learned:
-        if (found := self._finished()) is not None:
-            return found
+        if (found := self.folder.finished()) is not None:
+            learned, state = found
+            self.deciders.load_state_dict(state)
+            return learned
         with self._learning() as parameters:
             optimizer = torch.optim.AdamW(
                 parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay
@@ -191,27 +155,28 @@ class _Fit:
             batch = min(self.config.batch_size, count)
             steps = max(1, round(self.config.epochs * count / batch))
             interval = -(-steps // self.config.evaluations)
-            done = self._resumed(optimizer, parameters)
-            if not self.evaluations:
-                self._evaluate(0, evaluate)
+            places = self.deciders, self.reference, optimizer, parameters
+            self.standing = self.folder.resume(*places) or self.standing
+            if not self.standing.evaluations:
+                self._evaluate(evaluate)
             bad, stopped = 0, None
-            while done < steps and stopped is None:
+            while (done := self.standing.step) < steps and stopped is None:
                 rows = _rows(count, batch, done, self.config.seed)
                 taken = self._step(rows, done, step, optimizer, parameters)
                 bad = 0 if taken else bad + 1
-                done += 1
+                self.standing.step = done = done + 1
                 if bad == _BAD_STEPS:
                     stopped = f"{_BAD_STEPS} steps in a row gave no gradient that is a number"
                 elif done % interval == 0 or done == steps:
-                    stopped = self._evaluate(done, evaluate)
-                    self._checkpoint(done, optimizer, parameters)
+                    stopped = self._evaluate(evaluate)
+                    self.folder.save(self.standing, *places)
                 progress("learning", done, steps)
-        self.deciders.load_state_dict(self.best)
+        self.deciders.load_state_dict(self.standing.best)
         self._look_for_silence()
-        learned = Learned(tuple(self.evaluations), self.kept, done, tuple(self.warnings), stopped)
+        learned = self.standing.learned(stopped)
         for warning in (*learned.warnings, *([stopped] if stopped else [])):
             log.warning("%s", warning)
-        self._finish(learned)
+        self.folder.finish(learned, self.standing.best)
         return learned
 
     @contextmanager
@@ -261,7 +226,9 @@ class _Fit:
         usable = bool(norm.isfinite())
         if usable:
             optimizer.step()
-        self._line({"step": number + 1, "loss": float(loss.detach()), "grad_norm": float(norm)})
+        self.folder.line(
+            {"step": number + 1, "loss": float(loss.detach()), "grad_norm": float(norm)}
+        )
         return usable
 
     def _reduce(self, grad: Tensor) -> Tensor:
@@ -269,39 +236,38 @@ class _Fit:
         total: Tensor = self.accelerator.reduce(grad, "sum")  # type: ignore[no-untyped-call]
         return total
 
-    def _wait(self) -> None:
-        self.accelerator.wait_for_everyone()  # type: ignore[no-untyped-call]
-
     def _watch(self, rollouts: Rollouts) -> None:
         """Remember which ways were taken, and whether outcomes differ."""
         judged = rollouts.losses.detach()[rollouts.judged]
         if len(judged):
-            low, high = self.spread
-            self.spread = min(low, float(judged.min())), max(high, float(judged.max()))
+            low, high = self.standing.spread
+            self.standing.spread = min(low, float(judged.min())), max(high, float(judged.max()))
         for each in rollouts.decided:
             targets = self.workflow.nodes[each.node].targets
             for target, share in zip(targets, each.shares.sum(0).tolist(), strict=True):
-                self.passed[each.node, target] += share
+                self.standing.passed[each.node, target] += share
         failed = [leaf.error for leaf in rollouts.leaves if leaf.error is not None]
         if failed:
-            self.warnings.setdefault(f"some paths were not judged, such as by {failed[0]}")
+            self.standing.warnings.setdefault(f"some paths were not judged, such as by {failed[0]}")
 
     def _look_for_silence(self) -> None:
-        if self.task["from"] == "outcomes" and self.spread[0] == self.spread[1]:
-            self.warnings.setdefault(
-                f"every path ended with the same loss, {self.spread[0]:g}: nothing to learn from"
+        least, largest = self.standing.spread
+        if self.task["from"] == "outcomes" and least == largest:
+            self.standing.warnings.setdefault(
+                f"every path ended with the same loss, {least:g}: nothing to learn from"
             )
         for name, node in self.workflow.decisions.items():
-            ways = {target: self.passed[name, target] for target in node.targets}
+            ways = {target: self.standing.passed[name, target] for target in node.targets}
             total = sum(ways.values())
             for target, share in ways.items():
                 if total and share <= _RARE * total:
-                    self.warnings.setdefault(f"{name}: hardly ever went to {target}")
+                    self.standing.warnings.setdefault(f"{name}: hardly ever went to {target}")
             if not total:
-                self.warnings.setdefault(f"{name}: no path came by")
+                self.standing.warnings.setdefault(f"{name}: no path came by")
 
-    def _evaluate(self, step: int, evaluate: Evaluate) -> str | None:
+    def _evaluate(self, evaluate: Evaluate) -> str | None:
         """Add an evaluation, keep what is best; why learning must stop, if so."""
+        standing, step = self.standing, self.standing.step
         self.deciders.eval()
         with torch.no_grad():
             objectives, rollouts = evaluate()
@@ -320,8 +286,8 @@ class _Fit:
                 if isinstance(node, BranchNode)
             },
         )
-        self.evaluations.append(found)
-        self._line(asdict(found))
+        standing.evaluations.append(found)
+        self.folder.line(asdict(found))
         if self.task["from"] == "outcomes" and failed > self.config.failures:
             first = next(leaf.error for leaf in rollouts.leaves if leaf.error is not None)
             fault = f"{failed:.0%} of the paths were not judged, such as by {first}"
@@ -330,88 +296,12 @@ class _Fit:
                     "workflow", fault, "mend what fails, or lead on_error to an end"
                 )
             return fault
-        best = min(each.objective for each in self.evaluations[:-1]) if step else float("inf")
+        best = min(each.objective for each in standing.evaluations[:-1]) if step else float("inf")
         if step == 0 or found.objective < best:
-            self.best = {n: t.detach().clone() for n, t in self.deciders.state_dict().items()}
-            self.kept = step
+            state = self.deciders.state_dict()
+            standing.best = {name: tensor.detach().clone() for name, tensor in state.items()}
+            standing.kept = step
         return None
-
-    def _line(self, value: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            append_line(self.folder / "log.jsonl", orjson.dumps(value))
-
-    def _finished(self) -> Learned | None:
-        if not (self.folder / "learned.json").is_file():
-            return None
-        found = read_json(self.folder / "learned.json")
-        self._require_same(found["task"])
-        self.deciders.load_state_dict(load_file(self.folder / "learned.safetensors"))
-        return _learned(found["learned"])
-
-    def _finish(self, learned: Learned) -> None:
-        if self.accelerator.is_main_process:
-            _save(self.best, self.folder / "learned.safetensors")
-            write_json(
-                self.folder / "learned.json", {"task": self.task, "learned": asdict(learned)}
-            )
-        self._wait()
-
-    def _checkpoint(
-        self, step: int, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
-    ) -> None:
-        if self.accelerator.is_main_process:
-            with new_folder(self.folder / "checkpoint") as fresh:
-                _save(self.deciders.state_dict(), fresh / "deciders.safetensors")
-                _save(self.reference.state_dict(), fresh / "beginning.safetensors")
-                _save(self.best, fresh / "best.safetensors")
-                moments = {
-                    f"{i}.{name}": value
-                    for i, parameter in enumerate(parameters)
-                    for name, value in optimizer.state[parameter].items()
-                }
-                _save(moments, fresh / "optimizer.safetensors")
-                learned = Learned(tuple(self.evaluations), self.kept, step, tuple(self.warnings))
-                passed = [[*way, share] for way, share in self.passed.items()]
-                write_json(
-                    fresh / "learned.json",
-                    {
-                        "task": self.task,
-                        "learned": asdict(learned),
-                        "passed": passed,
-                        "spread": [str(x) for x in self.spread],
-                    },
-                )
-        self._wait()
-
-    def _resumed(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> int:
-        """The steps that a checkpoint has behind it; 0 without one."""
-        folder = self.folder / "checkpoint"
-        if not folder.is_dir():
-            return 0
-        found = read_json(folder / "learned.json")
-        self._require_same(found["task"])
-        self.deciders.load_state_dict(load_file(folder / "deciders.safetensors"))
-        self.reference.load_state_dict(load_file(folder / "beginning.safetensors"))
-        self.best = load_file(folder / "best.safetensors", device=str(self.accelerator.device))
-        for key, value in load_file(folder / "optimizer.safetensors").items():
-            place, _, name = key.partition(".")
-            parameter = parameters[int(place)]
-            optimizer.state[parameter][name] = value.to(
-                value.device if name == "step" else parameter.device
-            )
-        learned = _learned(found["learned"])
-        self.evaluations, self.kept = list(learned.evaluations), learned.kept
-        self.warnings = dict.fromkeys(learned.warnings)
-        self.passed = Counter({(node, target): share for node, target, share in found["passed"]})
-        low, high = found["spread"]
-        self.spread = float(low), float(high)
-        return learned.steps
-
-    def _require_same(self, task: dict[str, Any]) -> None:
-        if task != self.task:
-            raise WorkflowError(
-                self.folder, "holds what was learned otherwise", "name another folder, or remove it"
-            )
 
 
 def _rows(count: int, batch: int, step: int, seed: int) -> list[int]:
@@ -424,19 +314,3 @@ def _rows(count: int, batch: int, step: int, seed: int) -> list[int]:
         order = np.random.default_rng([seed, epoch]).permutation(count)
         rows += order[first : first + batch - len(rows)].tolist()
     return rows
-
-
-def _save(state: State, path: Path) -> None:
-    save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
-
-
-def _learned(found: dict[str, Any]) -> Learned:
-    # JSON has no number for the mean of nothing.
-    nothing = {"objective": float("nan")}
-    evaluations = tuple(
-        Evaluation(**each | (nothing if each["objective"] is None else {}))
-        for each in found["evaluations"]
-    )
-    return Learned(
-        evaluations, found["kept"], found["steps"], tuple(found["warnings"]), found["stopped"]
-    )
