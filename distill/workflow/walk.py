@@ -10,6 +10,7 @@ probability is kept by its entry, and added up along the paths at the end, in tw
 Knows nothing of losses' gradients: `gradients` makes them of what stands here.
 """
 
+import contextvars
 import math
 import queue
 import threading
@@ -443,8 +444,10 @@ def _tried(call: Callable[[], Any], timeout_s: float | None) -> tuple[Any, str |
         except Exception as error:  # whatever a user's function raises
             return None, f"{type(error).__name__}: {error}"
     answers: queue.SimpleQueue[tuple[Any, str | None]] = queue.SimpleQueue()
-    # A daemon, for nothing can end a thread that hangs.
-    threading.Thread(target=lambda: answers.put(_tried(call, None)), daemon=True).start()
+    # In the caller's context, where libraries such as DSPy keep their settings; a daemon, for
+    # nothing can end a thread that hangs.
+    run = partial(contextvars.copy_context().run, lambda: answers.put(_tried(call, None)))
+    threading.Thread(target=run, daemon=True).start()
     try:
         return answers.get(timeout=timeout_s)
     except queue.Empty:
