@@ -7,6 +7,7 @@
     gradients   from losses at the ends to the deciders' gradients, exact or estimated
     learn       gradients, step by step: resumable, and never far from where it began
     checkpoint  what learning leaves in its folder, and goes on from
+    offline     what deciders would have led to, estimated from outcomes on record
     drawing     the workflow as a Mermaid flowchart
     folder      a workflow and what it learned, on disk
 
@@ -34,11 +35,14 @@ from distill.workflow.gradients import chosen, surrogate
 from distill.workflow.graph import Workflow, branch, end, loop, router, tool
 from distill.workflow.learn import imitate, learn
 from distill.workflow.networks import RouterPolicy
+from distill.workflow.offline import Episode, OffPolicy, episodes, off_policy
 from distill.workflow.walk import Rollouts, walk
 
 __all__ = [
+    "Episode",
     "Learned",
     "Mlp",
+    "OffPolicy",
     "Policy",
     "Rollouts",
     "RouterPolicy",
@@ -47,11 +51,13 @@ __all__ = [
     "branch",
     "chosen",
     "end",
+    "episodes",
     "imitate",
     "learn",
     "load_workflow",
     "loop",
     "mermaid",
+    "off_policy",
     "router",
     "save_workflow",
     "surrogate",

@@ -61,6 +61,8 @@ class Decided:
     """The rollouts that were at a decision together."""
 
     node: str
+    rollouts: tuple[tuple[int, int], ...]
+    """Of each the input and the sample, as its leaves have them."""
     known: tuple[Values, ...]
     """What each knew."""
     log_probabilities: Tensor
@@ -287,7 +289,8 @@ class _Walker:
         else:
             shares = self._pick(node, rollouts, logs, way)
         taken = shares * weights[:, None]
-        self.decided.append(Decided(node.name, known, logs, taken))
+        whose = tuple((rollout.example, rollout.sample) for rollout in rollouts)
+        self.decided.append(Decided(node.name, whose, known, logs, taken))
 
     def _entry(self, logs: Tensor) -> int:
         """Keep log-probabilities [n]; the entry of the first."""
