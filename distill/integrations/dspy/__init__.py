@@ -1,5 +1,4 @@
-"""DSPy programs with a local router: `RoutedReAct` routes them, `TraceRecorder` records them,
-`WorkflowProgram` learns from their outcomes.
+"""DSPy programs with a router: `RoutedReAct` routes, `TraceRecorder` records, `LearnOutcomes` learns.
 
 react       the agent loop in which a router chooses tools and the LM has the last word
 workflow    workflows as programs, and what they learn from outcomes as an optimiser
