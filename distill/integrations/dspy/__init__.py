@@ -1,4 +1,4 @@
-"""DSPy programs with a router: `RoutedReAct` routes, `TraceRecorder` records, `LearnOutcomes` learns.
+"""DSPy with a router: `RoutedReAct` routes, `TraceRecorder` records, `LearnOutcomes` learns.
 
 react       the agent loop in which a router chooses tools and the LM has the last word
 workflow    workflows as programs, and what they learn from outcomes as an optimiser
