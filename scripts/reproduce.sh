@@ -20,11 +20,13 @@ cards() {
 . scripts/environment.sh
 environment ""
 cards quickstart orderdesk
-for name in workbench home_assistant tau_retail metatool seal_tools traject; do
-    if [ -e "$data/$name.jsonl.gz" ]; then
-        distill run "configs/run/$name.yaml" "data.traces=$data/$name.jsonl.gz"
-        cards "${name//_/-}" "${name//_/-}"
+# home_assistant_gpu comes last, so that its decoder's card is the one that stays.
+for name in workbench home_assistant tau_retail metatool seal_tools traject home_assistant_gpu; do
+    set="${name%_gpu}"
+    if [ -e "$data/$set.jsonl.gz" ]; then
+        distill run "configs/run/$name.yaml" "data.traces=$data/$set.jsonl.gz"
+        cards "${name//_/-}" "${set//_/-}"
     else
-        echo "$data/$name.jsonl.gz is missing: its table is left out" >&2
+        echo "$data/$set.jsonl.gz is missing: its table is left out" >&2
     fi
 done

@@ -7,10 +7,10 @@ divided by their sum (self-normalised importance sampling: Swaminathan & Joachim
 self-normalized estimator for counterfactual learning"). Few episodes with large weights are little
 evidence: `effective` says how many equally weighted ones they are worth (Kish 1965).
 
-An episode's probability must not be 0 for anything that the new deciders may do: let those that are
-recorded decide by chance, as `walk(..., "score")` does. Costs count at the prices given.
+What the recorded deciders would never do tells nothing of deciders that would.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from distill.errors import WorkflowError
 from distill.evaluation.intervals import Array, Estimate, Statistic, estimate, number_groups, ratio
 from distill.workflow.deciders import Values
 from distill.workflow.graph import Workflow
-from distill.workflow.walk import Rollouts, logits
+from distill.workflow.walk import logits, walk
 
 LEAST_EFFECTIVE = 20
 """Episodes' worth of evidence below which nothing is called better."""
@@ -46,7 +46,10 @@ class Episode:
     """A path that was taken by chance, and how it ended."""
 
     input: str
-    """Which input it began with: episodes of one input are one group of the intervals."""
+    """Which it began with, by number: episodes of one input are one group of the intervals.
+
+    Inputs of several recordings need names of their own (`dataclasses.replace`).
+    """
     choices: tuple[Choice, ...]
     loss: float
 
@@ -72,41 +75,41 @@ class OffPolicy:
         return self.effective >= LEAST_EFFECTIVE and high is not None and high < 0
 
 
-def episodes(workflow: Workflow, rollouts: Rollouts, *, cost: float = 0.0) -> list[Episode]:
-    """The judged paths of a walk by `score`; those without a loss are left out.
+def episodes(
+    workflow: Workflow,
+    inputs: Sequence[Values],
+    *,
+    generator: torch.Generator | None = None,
+    cost: float = 0.0,
+) -> list[Episode]:
+    """Walk the workflow from each input by chance; paths without a loss are left out.
 
     Args:
+        generator: of chance; none: torch's own.
         cost: what a unit of a tool's cost is worth in loss.
 
     Raises:
-        WorkflowError: a decision was not made by chance, so that its probability is unknown.
+        WorkflowError: as `distill.workflow.walk`.
     """
-    rows: dict[tuple[int, int, str], list[tuple[Values, torch.Tensor]]] = {}
+    with torch.no_grad():
+        rollouts = walk(workflow, inputs, "score", generator=generator)
+    rows: dict[tuple[int, str], list[tuple[Values, torch.Tensor]]] = {}
     for each in rollouts.decided:
         met_here = zip(each.rollouts, each.known, each.log_probabilities, strict=True)
-        for (example, sample), known, logs in met_here:
-            rows.setdefault((example, sample, each.node), []).append((known, logs.detach()))
+        for (example, _), known, logs in met_here:
+            rows.setdefault((example, each.node), []).append((known, logs))
     found = []
-    for leaf, loss, spent, total in zip(
-        rollouts.leaves,
-        rollouts.losses.tolist(),
-        rollouts.costs.tolist(),
-        rollouts.log_probabilities.tolist(),
-        strict=True,
-    ):
+    ends = zip(rollouts.leaves, rollouts.losses.tolist(), rollouts.costs.tolist(), strict=True)
+    for leaf, loss, spent in ends:
         if math.isnan(loss):
             continue
         choices = []
-        met: dict[str, int] = {}
-        for node, taken in zip(leaf.path, leaf.path[1:], strict=False):
-            if node not in workflow.decisions:
-                continue
-            known, logs = rows[leaf.example, leaf.sample, node][met.get(node, 0)]
-            met[node] = met.get(node, 0) + 1
-            option = workflow.nodes[node].targets.index(taken)
-            choices.append(Choice(node, known, taken, float(logs[option])))
-        if not math.isclose(sum(c.log_probability for c in choices), total, abs_tol=1e-4):
-            raise WorkflowError("walk", "decisions were not made by chance", 'walk it by "score"')
+        for node, taken in itertools.pairwise(leaf.path):
+            if node in workflow.decisions:
+                # A loop comes by again: the first that is left is this time's.
+                known, logs = rows[leaf.example, node].pop(0)
+                option = workflow.nodes[node].targets.index(taken)
+                choices.append(Choice(node, known, taken, float(logs[option])))
         found.append(Episode(str(leaf.example), tuple(choices), loss + cost * spent))
     return found
 
