@@ -1,9 +1,10 @@
 """The closed loop: a router takes the tool decisions of whole tasks, and outcomes are counted.
 
-    fallback    who answers what the policy does not let the router decide
-    loop        one task from its first message to its score
-    outcome     what became of it
-    summary     figures with intervals over tasks, and differences between arms
+    fallback        who answers what the policy does not let the router decide
+    conversation    a task under way: what was said, and the environment that executes calls
+    loop            one task from its first message to its score
+    outcome         what became of it
+    summary         figures with intervals over tasks, and differences between arms
 
 The **history experiment** is the same loop with an LLM as the fallback, played under the arms of
 `distill.evaluation.arms`: in `own` there is no router and the LLM calls the tools itself; in every
@@ -13,6 +14,7 @@ Agreement with a teacher, decision by decision, is another measure (`distill.eva
 here one early mistake may cost the task, and a decision unlike the teacher's may do no harm.
 """
 
+from distill.evaluation.closed_loop.conversation import Conversation
 from distill.evaluation.closed_loop.fallback import (
     Answer,
     Fallback,
@@ -26,6 +28,7 @@ from distill.evaluation.closed_loop.summary import paired, summarise
 
 __all__ = [
     "Answer",
+    "Conversation",
     "Fallback",
     "FromLlm",
     "FromRecord",
