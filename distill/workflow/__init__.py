@@ -3,6 +3,7 @@
     graph       nodes made of plain functions, and the workflow that they form: checked when built
     deciders    what decides at a node: a threshold, or a policy over the next nodes
     networks    trained routers as policies, whose weights outcomes tune
+    environments    whole tasks in an environment, decided by such a policy
     walk        inputs -> what became of each path that was taken, by sampling or by going them all
     gradients   from losses at the ends to the deciders' gradients, exact or estimated
     learn       gradients, step by step: resumable, and never far from where it began
@@ -30,6 +31,7 @@ Built of plain functions, which take the values that their parameters name:
 from distill.workflow.checkpoint import Learned
 from distill.workflow.deciders import Mlp, Policy, Threshold
 from distill.workflow.drawing import mermaid
+from distill.workflow.environments import closed_loop
 from distill.workflow.folder import load_workflow, save_workflow
 from distill.workflow.gradients import chosen, surrogate
 from distill.workflow.graph import Workflow, branch, end, loop, router, tool
@@ -50,6 +52,7 @@ __all__ = [
     "Workflow",
     "branch",
     "chosen",
+    "closed_loop",
     "end",
     "episodes",
     "imitate",
