@@ -5,16 +5,20 @@
                               after the same as .md and .csv
 
 An **arm** is a router under a policy, or one arm of the history experiment with it. A killed
-simulation goes on after its last task, and tasks that ended in an error are tried again.
+simulation goes on after its last task, and tasks that ended in an error are tried again. While an
+LLM answers, other tasks are played, each in an environment of its own, `concurrency` at a time.
 """
 
 import importlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import Any, Literal
 
 from distill import config as configs
@@ -42,6 +46,7 @@ from distill.progress import Progress
 from distill.routers.folder import fingerprint, read_router_file
 from distill.routers.load import load_router, router_folder
 from distill.runs import RunDir
+from distill.types import Context, Decision, Router
 
 FallbackName = Literal["none", "recorded", "llm"]
 
@@ -102,8 +107,8 @@ def simulate(
     figures = []
     with nullcontext() if endpoint is None else closing(Endpoint(endpoint)) as llm:
         for run, title in zip(runs, _titles(runs), strict=True):
-            world = _orderdesk(run, attacks) if environment is None else named(environment)
-            tasks = _tasks(world)
+            worlds = _worlds(run, environment, attacks, endpoint.concurrency if endpoint else 1)
+            tasks = _tasks(worlds[0])
             policies = {title: policy}
             if attacks and policy.guards:
                 policies = {f"{title}, unguarded": policy.unguarded(), title: policy}
@@ -111,8 +116,8 @@ def simulate(
                 about = {"policy": config.model_dump(mode="json"), "arm": arm and arm.name}
                 settings = {"router": fingerprint(router_folder(run)), **job, **about}
                 ledger = Ledger(out / "tasks.jsonl", settings, name)
-                played[name] = one = _Contestant(run, config, world, tasks, arm, ledger)
-                kind = one.play(_fallback(fallback, world, llm, arm), progress)
+                played[name] = one = _Contestant(run, config, worlds, tasks, arm, ledger)
+                kind = one.play(_fallback(fallback, worlds[0], llm, arm), progress)
                 found = summarise(one.outcomes(), resamples)
                 figures.append({"name": name, "kind": kind, **about, **found})
     outcomes = {name: one.outcomes() for name, one in played.items()}
@@ -164,7 +169,8 @@ class _Contestant:
 
     run: Path
     policy: PolicyConfig
-    world: Environment
+    worlds: Sequence[Environment]
+    """So many tasks are played at once."""
     tasks: Sequence[Task]
     arm: Arm | None
     ledger: Ledger
@@ -173,23 +179,49 @@ class _Contestant:
         """Play what the ledger has not got; returns the router's kind."""
         file = read_router_file(router_folder(self.run))
         policy = Policy(self.policy, file.thresholds)
-        policy.require_known(tool.name for tool in self.world.tools)
+        policy.require_known(tool.name for tool in self.worlds[0].tools)
         left = [task for task in self.tasks if task.id not in self.ledger.done]
         if left:
             alone = self.arm is not None and self.arm.history == "own"
-            router = None if alone else load_router(self.run)
+            router = None if alone else _OneAtATime(load_router(self.run))
             stage, total, failed = f"simulating {self.ledger.part}", len(self.tasks), 0
-            for i, task in enumerate(left, start=total - len(left)):
-                progress(stage, i, total)
-                outcome = play(router, policy, self.world, task, fallback(task))
+            done = total - len(left)
+            progress(stage, done, total)
+            for outcome in self._played(left, router, policy, fallback):
                 self.ledger.add(outcome.row())
+                done += 1
+                progress(stage, done, total)
                 failed += outcome.error is not None
-                if failed == i + 1 == _HOPELESS:
+                if failed == done == _HOPELESS:
                     break
-            else:
-                progress(stage, total, total)
         self._require_some_known()
         return file.config.kind
+
+    def _played(
+        self,
+        tasks: Sequence[Task],
+        router: Router | None,
+        policy: Policy,
+        fallback: Callable[[Task], Fallback],
+    ) -> Iterator[Outcome]:
+        """The outcomes as they come; tasks not yet begun are dropped when nobody wants more."""
+        free: SimpleQueue[Environment] = SimpleQueue()
+        for world in self.worlds:
+            free.put(world)
+
+        def one(task: Task) -> Outcome:
+            world = free.get()
+            try:
+                return play(router, policy, world, task, fallback(task))
+            finally:
+                free.put(world)
+
+        pool = ThreadPoolExecutor(len(self.worlds))
+        try:
+            for future in as_completed([pool.submit(one, task) for task in tasks]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Of these tasks, whatever else the ledger has."""
@@ -206,6 +238,35 @@ class _Contestant:
                 f"first {errors[0]}",
                 "mend it and run the same command again",
             )
+
+
+class _OneAtATime:
+    """A router that several threads may ask: tokenizers are not made for that."""
+
+    def __init__(self, router: Router) -> None:
+        self.router, self._lock = router, Lock()
+
+    @property
+    def kind(self) -> str:
+        return self.router.kind
+
+    def decide(self, contexts: Sequence[Context]) -> list[Decision]:
+        with self._lock:
+            return self.router.decide(contexts)
+
+    def save(self, path: Path) -> None:
+        self.router.save(path)
+
+
+def _worlds(run: Path, name: str | None, attacks: bool, most: int) -> list[Environment]:
+    """Environments that do not know of each other: one, or where each is a new one `most`."""
+    found: list[Environment] = []
+    for _ in range(most):
+        made = _orderdesk(run, attacks) if name is None else named(name)
+        if found and made is found[0]:
+            break
+        found.append(made)
+    return found
 
 
 def _tasks(world: Environment) -> list[Task]:

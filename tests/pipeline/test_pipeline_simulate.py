@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import orjson
@@ -73,6 +74,11 @@ class Forgotten(Orders):
 
 def faulty():
     raise OSError("no database")
+
+the_only = Orders()
+
+def shared():
+    return the_only
 
 nothing = dict
 """
@@ -412,7 +418,8 @@ def test_a_task_whose_llm_failed_is_an_error_and_asked_again(
         arm = play()
         assert arm["ends"] == {"done": 5, "error": 1}
         assert arm["success"]["value"] == 1
-        assert rows(folder / "a")[3]["error"] == "fallback: NoAnswerError: HTTP 503"
+        errors = {row["id"]: row["error"] for row in rows(folder / "a") if row["error"]}
+        assert errors == {"3": "fallback: NoAnswerError: HTTP 503"}
         down[0] = False
         assert play()["ends"] == {"done": 6}
         assert len(llm.requests) == 7
@@ -426,9 +433,29 @@ def test_an_llm_that_never_answers_is_not_asked_for_every_task(
         with pytest.raises(ConfigError, match="all 2 tasks that were tried of majority-s0 ended"):
             simulate(
                 [majority(folder).path], ALL, folder / "a", silent, environment=f"{world}:Orders",
-                fallback="llm", endpoint=endpoint(llm.url),
+                fallback="llm", endpoint=endpoint(llm.url, concurrency=1),
             )  # fmt: skip
-        assert len(llm.requests) == 2
+        assert len(llm.requests) < 6
+
+
+@pytest.mark.parametrize(("name", "at_once"), [("Orders", 3), ("shared", 1)])
+def test_while_an_llm_answers_other_tasks_are_played(
+    folder: Path, world: str, canceller: None, name: str, at_once: int
+):
+    """In environments of their own; one that is there once plays one task after the other."""
+    together = Barrier(at_once)
+
+    def answers_together(request: dict[str, Any]) -> Sent:
+        together.wait(20)
+        return cancels(request)
+
+    with FakeLlm(answers_together) as llm:
+        report = simulate(
+            [majority(folder).path], ALL, folder / "a", silent, environment=f"{world}:{name}",
+            fallback="llm", endpoint=endpoint(llm.url, concurrency=3, read_s=25),
+        )  # fmt: skip
+    (arm,) = report["arms"]
+    assert (arm["ends"], arm["success"]["value"]) == ({"done": 6}, 1)
 
 
 @pytest.mark.parametrize(
