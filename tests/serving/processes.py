@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 import yaml
+from ports import free_port
 
 START_S = 180
 DISTILL = [sys.executable, "-c", "from distill.cli import main; main()"]
@@ -58,12 +58,6 @@ def gateway(router: Path, folder: Path, **changes: Any) -> Iterator[Served]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(START_S)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_ready(served: Served) -> None:

@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from processes import Served, free_port, gateway
+from ports import free_port
+from processes import Served, gateway
 from small_shop import PARTS, TOOLS, decoder, filling, job, open_encoder, teach_calls
 from stands import HELLO, post
 from tiny_models import save_bert, save_llama

@@ -5,13 +5,13 @@
 """
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import orjson
 import pytest
+from ports import free_port
 from safetensors.torch import load_file
 from small_shop import without_dropout, write_traces
 
@@ -25,12 +25,6 @@ SCRIPT = str(Path(__file__).parents[2] / "scripts" / "train.py")
 
 
 LEARNED = ("rnn", "attention", "encoder", "open", "filling", "decoder")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
