@@ -269,6 +269,14 @@ def simulate(
         str | None,
         typer.Option(metavar="MODULE:FACTORY", help="Tools and tasks of your own, not orderdesk."),
     ] = None,
+    part: Annotated[
+        Literal["train", "validation", "calibration", "test"],
+        typer.Option(help="The part of a run's dataset whose orderdesk conversations are played."),
+    ] = "test",
+    traces: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the conversations, too, with their outcomes."),
+    ] = None,
 ) -> None:
     """Let routers call the tools in whole held-out tasks, and count what becomes of these.
 
@@ -281,8 +289,8 @@ def simulate(
     from distill.evaluation.report import outcomes_table, paired_table  # noqa: PLC0415
     from distill.pipeline import simulate as simulation  # noqa: PLC0415
 
-    overrides = [text for text in runs if "=" in text and not Path(text).exists()]
-    folders = [Path(text) for text in runs if text not in overrides]
+    overrides, named = _divided(runs)
+    folders = [Path(text) for text in named]
     if not folders:
         raise ConfigError("RUN", "no run is named", "name at least one run directory")
     rules = configs.load_policy(policy, overrides)
@@ -297,12 +305,54 @@ def simulate(
             endpoint=None if endpoint is None else configs.load_endpoint(endpoint),
             arms=arms.split(",") if arms else (),
             attacks=attacks,
+            part=part,
+            traces=traces,
         )
     _show(outcomes_table(report))
     differences = paired_table(report)
     if differences is not None:
         _show(differences)
     _say(str(output / "closed_loop.json"))
+
+
+@app.command()
+def learn(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A decoder's run directory.")],
+    traces: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TRACES... [key=value...]",
+            help="Trace files with outcomes, and overrides of how it learns.",
+        ),
+    ] = None,
+    *,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The run to make, beside RUN: NAME-sSEED.")
+    ],
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FACTORY",
+            help="Where it tries by itself, with method=grpo; or orderdesk.",
+        ),
+    ] = None,
+) -> None:
+    """Teach a trained decoder by what came of decisions, and never far from where it began.
+
+    `method=sft`, `dpo` or `kto` learn from traces, `grpo` from tries in an environment that has a
+    record; `beta` is how much it is held to the trained router. What belongs to other parts of the
+    run's dataset than training is left out. Killed, it resumes.
+
+    Example: `distill learn runs/mine/decoder-s0 tries.jsonl method=kto -o runs/mine/taught-s0`
+    """
+    from distill.pipeline import learn as learning  # noqa: PLC0415
+    from distill.runs import RunDir  # noqa: PLC0415
+
+    overrides, sources = _divided(traces or [])
+    config = configs.parse({}, "command line", configs.OutcomesConfig, overrides)
+    with Display(err) as display:
+        learning.learn(RunDir(run), sources, output, config, display, environment=environment)
+    _say(str(output))
 
 
 @app.command()
@@ -436,6 +486,12 @@ def main(arguments: list[str] | None = None) -> None:
         if refused is None:
             raise
         _fail(f"{refused}; mend that and run the same command again")
+
+
+def _divided(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Overrides, and what names files: also one with an equals sign, if it is there."""
+    overrides = [text for text in arguments if "=" in text and not Path(text).exists()]
+    return overrides, [text for text in arguments if text not in overrides]
 
 
 def _say(line: str) -> None:

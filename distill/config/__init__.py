@@ -38,6 +38,7 @@ from distill.config.load import (
     load_serve,
     parse,
 )
+from distill.config.outcomes import OutcomesConfig
 from distill.config.policy import PolicyConfig
 from distill.config.prices import PriceConfig, PricesConfig
 from distill.config.render import RenderConfig
@@ -96,6 +97,7 @@ __all__ = [
     "LoraConfig",
     "MajorityConfig",
     "MatchConfig",
+    "OutcomesConfig",
     "PolicyConfig",
     "PriceConfig",
     "PricesConfig",

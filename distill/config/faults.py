@@ -1,8 +1,8 @@
 """What pydantic finds wrong with a config, told in the words of the file that holds it."""
 
 from collections.abc import Iterable
-from types import UnionType
-from typing import Any, get_origin
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -59,7 +59,7 @@ def _walk(root: Any, location: Iterable[int | str]) -> tuple[str, list[str]]:
             node = _ROUTER_KINDS if node is dict else None
             continue
         names = list(fields)
-        annotation = fields[part].annotation if part in fields else None
+        annotation = _without_none(fields[part].annotation if part in fields else None)
         if part == "routers":
             node = dict
         elif get_origin(annotation) is UnionType:
@@ -67,6 +67,12 @@ def _walk(root: Any, location: Iterable[int | str]) -> tuple[str, list[str]]:
         else:
             node = annotation if hasattr(annotation, "model_fields") else None
     return ".".join(keys), names
+
+
+def _without_none(annotation: Any) -> Any:
+    """`X` of `X | None`, which leaves no trace in a path; any other type as it is."""
+    rest = [member for member in get_args(annotation) if member is not NoneType]
+    return rest[0] if get_origin(annotation) is UnionType and len(rest) == 1 else annotation
 
 
 _ROUTER_KINDS: dict[str, Any] = {

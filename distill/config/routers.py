@@ -124,7 +124,7 @@ class EncoderConfig(Config):
 
 
 class DecoderConfig(Config):
-    """A pretrained causal LM with LoRA that writes Hermes-style tool calls."""
+    """A pretrained causal LM with LoRA, a soft prompt or both, that writes Hermes-style calls."""
 
     kind: Literal["decoder"] = "decoder"
     model: str = "packaged:smollm2"
@@ -133,7 +133,15 @@ class DecoderConfig(Config):
     """Commit or tag on the hub."""
     render: RenderConfig = RenderConfig()
     train: TrainConfig = TrainConfig(epochs=2, batch_size=8, micro_batch=4, learning_rate=1e-3)
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig | None = LoraConfig()
+    """null trains a soft prompt alone."""
+    soft_prompt: int = Field(0, ge=0)
+    """Learned vectors at the very start of each prompt (Lester et al. 2021, arXiv:2104.08691); they
+    count as its tokens. No engine serves them."""
+    soft_prompt_learning_rate: float = Field(1e-2, gt=0)
+    """Peak learning rate of the soft prompt, whose vectors have further to go than LoRA's weights:
+    in eight steps on four examples the loss fell from 2.43 to 2.23 at 1e-3 and to 1.41 at 1e-2; at
+    3e-2 and 1e-1 to little less (1.38, 1.37), and not in every step."""
     tools: Literal["none", "names", "signatures", "schemas"] = "signatures"
     """How the prompt words the offered tools: not at all (a fixed catalogue is learned by heart),
     names, names with parameter names, or full JSON Schemas."""
@@ -144,6 +152,12 @@ class DecoderConfig(Config):
     null takes all."""
     max_new_tokens: int = Field(192, ge=8)
     """Tokens a decision may take; training leaves out labels that need more, and counts them."""
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> "DecoderConfig":
+        if self.lora is None and not self.soft_prompt:
+            raise ValueError("lora: null leaves nothing to train without a soft_prompt")
+        return self
 
 
 class CascadeConfig(Config):

@@ -27,6 +27,8 @@ _WHAT = {
     "open encoder": "a pretrained encoder that matches conversations with the texts of the tools "
     "on offer, its LoRA update merged into the weights",
     "decoder": "a LoRA adapter for a pretrained causal language model",
+    "soft decoder": "an adapter for a pretrained causal language model, of learned vectors at the "
+    "start of its prompts, with LoRA or without",
     "ensemble": "several routers that decide together, by the mean of the logarithms of what each "
     "believes",
     "cascade": "an encoder that chooses the tools, and a decoder that fills in their arguments "
@@ -36,6 +38,7 @@ _CLASSIFICATION = "text-classification"
 _LIBRARIES = {"encoder": "sentence-transformers", "decoder": "peft"}
 # What the library loads, by the hub's names; a sentence-transformers model gives vectors.
 _PIPELINES = {"encoder": "feature-extraction", "decoder": "text-generation"}
+_TAGS = {"decoder": ["lora"], "soft decoder": ["prompt-tuning"]}
 
 # What vLLM takes as --max-lora-rank.
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -129,7 +132,7 @@ def render_card(record: Record, repo_id: str, router_folder: Path) -> str:
             folder: yaml.safe_dump(file["config"], sort_keys=False).strip()
             for folder, file in record.files.items()
         },
-        lora_rank=_served_rank(_lora_rank(router_folder)) if kind == "decoder" else None,
+        lora_rank=_served_rank(_lora_rank(router_folder)) if variant == "decoder" else None,
     )
 
 
@@ -171,20 +174,24 @@ def metadata(record: Record, repo_id: str) -> ModelCardData:
         )
     repos = list(dict.fromkeys(base.repo for base in record.bases.values() if base.repo))
     tags = ["tool-calling", "function-calling", "routing", "distillation", record.kind]
+    tags += _TAGS.get(_variant(record), [])
     return ModelCardData(
         base_model=repos if len(repos) > 1 else next(iter(repos), None),
         license=record.license or "other",
         library_name=_LIBRARIES.get(_variant(record), "tool-router-distill"),
         pipeline_tag=_PIPELINES.get(_variant(record), _CLASSIFICATION),
-        tags=[*tags, "lora"] if record.kind == "decoder" else tags,
+        tags=tags,
         model_name=repo_id if results else None,
         eval_results=results or None,
     )
 
 
 def _variant(record: Record) -> str:
-    """The kind, or what an encoder of an open catalogue is told apart by."""
-    return "open encoder" if record.router["config"].get("catalogue") == "open" else record.kind
+    """The kind; of those that no other library loads, what they are told apart by."""
+    config = record.router["config"]
+    if config.get("soft_prompt"):
+        return "soft decoder"
+    return "open encoder" if config.get("catalogue") == "open" else record.kind
 
 
 def template() -> str:

@@ -1,4 +1,4 @@
-"""Trained routers in the closed loop: every held-out task, played once, and the figures of it.
+"""Trained routers in the closed loop: every task, played once, and the figures of it.
 
     <out>/tasks.jsonl         the outcomes, a `Ledger` with a part for each arm
     <out>/closed_loop.json    the figures of each arm and what differs between them, written last,
@@ -16,13 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any, Literal
 
+import orjson
+
 from distill import config as configs
+from distill.chat import parse_messages, trace_json
 from distill.config import ArmName, EndpointConfig, EvaluationConfig, PolicyConfig
+from distill.dataset.parts import Part
 from distill.endpoint import Endpoint
 from distill.environment import Environment, Recorded, Task
 from distill.errors import ConfigError
@@ -46,7 +51,9 @@ from distill.progress import Progress
 from distill.routers.folder import fingerprint, read_router_file
 from distill.routers.load import load_router, router_folder
 from distill.runs import RunDir
-from distill.types import Context, Decision, Router
+from distill.traces.files import new_lines
+from distill.types import Context, Decision, Router, Trace
+from distill.types import Outcome as Graded
 
 FallbackName = Literal["none", "recorded", "llm"]
 
@@ -68,20 +75,24 @@ def simulate(
     endpoint: EndpointConfig | None = None,
     arms: Sequence[str] = (),
     attacks: bool = False,
+    part: Part = "test",
+    traces: Path | None = None,
 ) -> dict[str, Any]:
     """Play the tasks with each run's router; returns what `closed_loop.json` says.
 
     Args:
         runs: run directories; with an environment of one's own router folders do, too.
         policy: for every router, with its own thresholds.
-        environment: `package.module:factory`; None: `orderdesk`, and of it the conversations in the
-            test part of the dataset that the run was trained on.
+        environment: `package.module:factory`; None: `orderdesk`, and of it the conversations in
+            `part` of the dataset that the run was trained on.
         fallback: who answers what the policy does not let the router decide.
         endpoint: the LLM that is the fallback.
         arms: of the history experiment (`distill.evaluation.arms`), each played with every router;
             none: the LLM is offered the tools, too, whatever the router has decided before.
         attacks: of `orderdesk` play the attacks. Each router has two arms then, without the
             policy's rules about tools and with them, if it has any.
+        part: of `orderdesk`; `train` for tries that are to teach (`distill learn`).
+        traces: a file for the conversations, each with its outcome, as traces.
 
     Raises:
         ConfigError: a policy that does not fit the router or the tools, an environment that cannot
@@ -91,12 +102,14 @@ def simulate(
         DatasetError: the dataset that a run was trained on is gone or has changed.
     """
     shown = _arms(arms, fallback)
+    if environment is not None and part != "test":
+        raise ConfigError("--part", "is of orderdesk's dataset", "leave it out")
     if (endpoint is None) == (fallback == "llm"):
         fault = "is of no use" if endpoint else "is missing"
         raise ConfigError("--endpoint", fault, "give it with --fallback llm, and only then")
     asked = endpoint and endpoint.model_dump(mode="json", include=_ASKED)
     job = {
-        "environment": environment or "orderdesk",
+        "environment": environment or ("orderdesk" if part == "test" else f"orderdesk, {part}"),
         "fallback": fallback,
         "endpoint": asked,
         "attacks": attacks,
@@ -107,8 +120,11 @@ def simulate(
     figures = []
     with nullcontext() if endpoint is None else closing(Endpoint(endpoint)) as llm:
         for run, title in zip(runs, _titles(runs), strict=True):
-            worlds = _worlds(run, environment, attacks, endpoint.concurrency if endpoint else 1)
-            tasks = _tasks(worlds[0])
+            make = (
+                partial(named, environment) if environment else partial(_desk, run, attacks, part)
+            )
+            worlds = _worlds(make, endpoint.concurrency if endpoint else 1)
+            tasks = tasks_of(worlds[0])
             policies = {title: policy}
             if attacks and policy.guards:
                 policies = {f"{title}, unguarded": policy.unguarded(), title: policy}
@@ -122,6 +138,11 @@ def simulate(
                 figures.append({"name": name, "kind": kind, **about, **found})
     outcomes = {name: one.outcomes() for name, one in played.items()}
     report = {**job, "arms": figures, "paired": paired(outcomes, resamples)}
+    if traces is not None:
+        with new_lines(traces) as file:
+            for name, one in played.items():
+                for trace in one.traces(name):
+                    file.write(orjson.dumps(trace_json(trace), option=orjson.OPT_APPEND_NEWLINE))
     write_outcomes(report, out)
     return report
 
@@ -228,6 +249,21 @@ class _Contestant:
         wanted = {task.id for task in self.tasks}
         return (Outcome.of(row) for row in self.ledger.rows() if row["id"] in wanted)
 
+    def traces(self, name: str) -> Iterator[Trace]:
+        """The conversations as traces: of an outcome that is not known, ungraded ones."""
+        tools = tuple(self.worlds[0].tools)
+        for outcome in self.outcomes():
+            if outcome.messages:
+                yield Trace(
+                    id=f"{name}: {outcome.id}",
+                    group=outcome.group,
+                    teacher=name,
+                    source="distill simulate",
+                    tools=tools,
+                    messages=parse_messages(list(outcome.messages)),
+                    outcome=Graded(outcome.success),
+                )
+
     def _require_some_known(self) -> None:
         """Raise ConfigError where every task ended in an error, which tells nothing."""
         errors = [outcome.error for outcome in self.outcomes()]
@@ -258,18 +294,23 @@ class _OneAtATime:
         self.router.save(path)
 
 
-def _worlds(run: Path, name: str | None, attacks: bool, most: int) -> list[Environment]:
+def _worlds(make: Callable[[], Environment], most: int) -> list[Environment]:
     """Environments that do not know of each other: one, or where each is a new one `most`."""
     found: list[Environment] = []
     for _ in range(most):
-        made = _orderdesk(run, attacks) if name is None else named(name)
+        made = make()
         if found and made is found[0]:
             break
         found.append(made)
     return found
 
 
-def _tasks(world: Environment) -> list[Task]:
+def tasks_of(world: Environment) -> list[Task]:
+    """An environment's tasks.
+
+    Raises:
+        ConfigError: it raises, has none, or has one twice.
+    """
     place, cure = f"{type(world).__name__}.tasks", "mend it"
     try:
         tasks = list(world.tasks())
@@ -310,20 +351,20 @@ def _fallback(
     return recorded
 
 
-def _orderdesk(run: Path, attacks: bool) -> Environment:
-    """The conversations that the run's router was not trained on."""
+def _desk(run: Path, attacks: bool, part: Part) -> Environment:
+    """The conversations in a part of the dataset that the run's router was trained on."""
     from distill.sample.tasks.attacks import AttackedDesk  # noqa: PLC0415
     from distill.sample.tasks.desk import OrderDesk  # noqa: PLC0415
 
     folder = RunDir(run)
     folder.require_whole()
     dataset = dataset_of(folder, configs.load(folder.config))
-    held_out = {example.trace_id: example.group for example in dataset.examples("test")}
-    world = (AttackedDesk if attacks else OrderDesk)(held_out)
+    chosen = {example.trace_id: example.group for example in dataset.examples(part)}
+    world = (AttackedDesk if attacks else OrderDesk)(chosen)
     if not world.tasks():
         raise ConfigError(
             run,
-            "its test part has no conversation of orderdesk",
+            f"its {part} part has no conversation of orderdesk",
             "name an --environment of your own",
         )
     return world

@@ -143,6 +143,12 @@ def _is_done(run: RunDir, single: RunConfig, dataset: Dataset) -> bool:
     """Whether the run is whole; raises when what is there comes from something else."""
     if not run.begun:
         return False
+    if run.whole and "learned_from" in read_json(run.manifest):
+        raise ConfigError(
+            run.path,
+            "was taught by outcomes (distill learn)",
+            "give the job's router another name, or delete that folder",
+        )
     if run.config.is_file() and _identity(configs.load(run.config)) != _identity(single):
         raise ConfigError(
             run.path,

@@ -1,4 +1,4 @@
-"""A small causal LM with a LoRA adapter that writes Hermes-style tool calls, by transformers.
+"""A small causal LM with an adapter that writes Hermes-style tool calls, by transformers.
 
 What it is given and what is read of it is `distill.routers.decoding`.
 
@@ -24,7 +24,7 @@ from transformers import (
 
 from distill.config import DecoderConfig
 from distill.errors import RouterError
-from distill.routers import pretrained
+from distill.routers import pretrained, soft_prompt
 from distill.routers.decoding import Completion, DecodingRouter
 from distill.routers.devices import device, dtype
 from distill.routers.folder import RouterFile, require_files
@@ -119,12 +119,44 @@ class DecoderRouter(DecodingRouter):
 
     @classmethod
     def load(cls, folder: Path, file: RouterFile) -> "DecoderRouter":
-        """Load the base by its recorded name, then the adapter, merged for speed."""
-        require_files(folder, ADAPTER_FILES)
+        """Load the base by its recorded name, then the adapter, merged for speed.
+
+        Raises:
+            ModelError: the base cannot be had.
+            RouterError: the folder is not whole, or its files do not fit each other.
+        """
         config = cast(DecoderConfig, file.config)
-        base = pretrained.resolve(config.model, config.revision)
         # Merged in float32: in a coarser format small updates of large weights would be lost.
-        merged: Any = PeftModel.from_pretrained(pretrained.load_decoder(base), folder)
-        merged = merged.merge_and_unload().to(device(), dtype(config.train.precision))
-        local = pretrained.saved(folder)
-        return cls(file, pretrained.load_tokenizer(local), merged)
+        tokenizer, model = load_adapted(folder, config)
+        merged: Any = cast(Any, model).merge_and_unload()
+        return cls(file, tokenizer, merged.to(device(), dtype(config.train.precision)))
+
+
+def load_adapted(
+    folder: Path,
+    config: DecoderConfig,
+    kind: torch.dtype = torch.float32,
+    *,
+    trainable: bool = False,
+) -> tuple[PreTrainedTokenizerBase, PeftModel]:
+    """The tokenizer of a decoder's folder, and its base with the adapter apart.
+
+    Args:
+        config: the folder's.
+        kind: the base's number format.
+        trainable: whether the adapter, in float32 then, is to be trained further.
+
+    Errors as `DecoderRouter.load`.
+    """
+    require_files(folder, ADAPTER_FILES)
+    base = pretrained.resolve(config.model, config.revision)
+    tokenizer = pretrained.load_tokenizer(pretrained.saved(folder))
+    model = pretrained.load_decoder(base, kind)
+    if config.soft_prompt:
+        try:
+            soft_prompt.attach(model, tokenizer, config.soft_prompt)
+        except ValueError as error:
+            raise RouterError(
+                folder / "tokenizer.json", str(error), "copy the folder again"
+            ) from None
+    return tokenizer, PeftModel.from_pretrained(model, folder, is_trainable=trainable)

@@ -29,6 +29,7 @@ from distill.chat import check_json, parse_call
 from distill.config import DecoderConfig
 from distill.errors import ModelError
 from distill.render import Chat, fit, render_chat
+from distill.routers import soft_prompt
 from distill.routers.confidence import calibrated
 from distill.routers.folder import RouterFile
 from distill.routers.grammar import Grammars, calls_text, grammar_text
@@ -44,9 +45,16 @@ _CALL = re.compile(
 _NAME = re.compile(r'\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
-def chat_template(style: str) -> str:
-    """The ChatML template with its tools section in the given style, for any tokenizer."""
-    return f'{{%- set tool_style = "{style}" -%}}\n{_TEMPLATE.read_text()}'
+def chat_template(style: str, first: str = "") -> str:
+    """The ChatML template with its tools section in the given style, for any tokenizer.
+
+    Args:
+        first: what every prompt begins with.
+    """
+    lines = [f'{{%- set tool_style = "{style}" -%}}', _TEMPLATE.read_text()]
+    if first:
+        lines.insert(1, f'{{{{- "{first}" -}}}}')
+    return "\n".join(lines)
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, chat: Chat, **variables: Any) -> str:
@@ -90,10 +98,15 @@ class PromptFormat:
     def new(cls, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig) -> "PromptFormat":
         """For a training: gives the tokenizer our template, which the router's folder keeps.
 
+        A soft prompt's tokens are added to the tokenizer, and the template puts them first.
+
         Raises:
-            ModelError: the tokenizer has no end token, or none of llguidance's forms.
+            ModelError: the tokenizer has no end token, none of llguidance's forms, or tokens of a
+                soft prompt already.
         """
-        tokenizer.chat_template = chat_template(config.tools)
+        soft_prompt.add_tokens(tokenizer, config.soft_prompt)
+        first = "".join(soft_prompt.tokens(config.soft_prompt))
+        tokenizer.chat_template = chat_template(config.tools, first)
         return cls(tokenizer, config)
 
     def prompt(self, context: Context) -> str:

@@ -1,16 +1,16 @@
-"""LoRA on a base model through PEFT, and what a base model must have for a config to fit it."""
+"""LoRA and soft prompts through PEFT, and what a base model must have for a config to fit it."""
 
 import re
 from typing import Any, Literal, cast
 
 from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, TrainableTokensConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.config import EncoderConfig, LoraConfig
+from distill.config import DecoderConfig, EncoderConfig, LoraConfig
 from distill.errors import ConfigError, ModelError
-from distill.routers import pretrained
+from distill.routers import pretrained, soft_prompt
 
 
 def adapted(
@@ -64,6 +64,29 @@ def adapted_encoder(model: nn.Module, config: LoraConfig) -> PeftModel:
     ]
     targets = linear if config.targets == "all-linear" else config.targets
     return adapted(model, config, targets=targets, modules_to_save=["head"])
+
+
+def adapted_decoder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: DecoderConfig, seed: int
+) -> PeftModel:
+    """A causal LM with a fresh LoRA, soft prompt or both; its own weights are frozen.
+
+    Args:
+        tokenizer: has the soft prompt's tokens.
+
+    Raises:
+        ConfigError: as `adapted`.
+    """
+    vectors = list(range(config.soft_prompt))
+    if vectors:
+        soft_prompt.attach(model, tokenizer, len(vectors), seed)
+    if config.lora is None:
+        alone = TrainableTokensConfig(
+            task_type="CAUSAL_LM", target_modules=[soft_prompt.NAME], token_indices=vectors
+        )
+        return cast(PeftModel, get_peft_model(model, alone))
+    trained = {soft_prompt.NAME: vectors} if vectors else None
+    return adapted(model, config.lora, task_type="CAUSAL_LM", trainable_token_indices=trained)
 
 
 def count(model: nn.Module, trainable: bool = False) -> int:

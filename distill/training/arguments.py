@@ -200,7 +200,7 @@ def with_arguments(trained: Trained, config: EncoderConfig, job: Job) -> Trained
         compute_metrics=lambda found: accuracy_scores(np.asarray(found.predictions), weights),
         callbacks=loop.callbacks(log, job, config.argument_train),
         optimizers=(
-            loop.optimizer(lora, config.argument_train, config.head_learning_rate),
+            loop.optimizer(lora, config.argument_train, head=config.head_learning_rate),
             None,
         ),
     )

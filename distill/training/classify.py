@@ -156,7 +156,7 @@ def _train(
         data_collator=loop.padded(pad),
         compute_metrics=lambda found: accuracy_scores(np.asarray(found.predictions), weights),
         callbacks=loop.callbacks(log, job, config),
-        optimizers=(loop.optimizer(model, config, head_learning_rate), None),
+        optimizers=(loop.optimizer(model, config, head=head_learning_rate), None),
     )
     return loop.fit(trainer, job.run)
 

@@ -78,14 +78,15 @@ def training_arguments(
     job: Job,
     *,
     rows: int,
-    metric: str,
+    metric: str | None,
     **extra: Any,
 ) -> Arguments:
     """transformers' arguments for a router's training.
 
     Args:
         rows: training rows, which together with the batch size give the steps.
-        metric: what decides the best checkpoint; larger is better unless it is a loss.
+        metric: what decides the best checkpoint; larger is better unless it is a loss. None:
+            nothing is evaluated, and the last one is kept.
 
     Raises:
         ConfigError: the batch cannot be shared evenly among the processes.
@@ -105,6 +106,14 @@ def training_arguments(
     micro = max(n for n in range(1, min(share, config.micro_batch) + 1) if share % n == 0)
     steps = max(1, round(config.epochs * (rows // batch)))
     interval = max(1, -(-steps // config.evaluations))
+    if metric is not None:
+        extra |= {
+            "eval_strategy": "steps",
+            "eval_steps": interval,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": metric,
+            "greater_is_better": not metric.endswith("loss"),
+        }
     args = kind(
         output_dir=str(job.run.checkpoints),
         use_cpu=use_cpu,
@@ -120,14 +129,9 @@ def training_arguments(
         warmup_steps=round(config.warmup * steps),
         logging_steps=max(1, steps // 50),
         logging_nan_inf_filter=False,
-        eval_strategy="steps",
-        eval_steps=interval,
         save_strategy="steps",
         save_steps=interval,
         save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model=metric,
-        greater_is_better=not metric.endswith("loss"),
         restore_callback_states_from_checkpoint=True,
         seed=job.seed,
         data_seed=job.seed,
@@ -173,24 +177,29 @@ def require_validation(rows: Sequence[object]) -> None:
         )
 
 
-def optimizer(model: nn.Module, config: TrainConfig, head: float | None = None) -> Any:
-    """AdamW (arXiv:1711.05101) over the trainable parameters; `head` is the head's own rate.
+def optimizer(model: nn.Module, config: TrainConfig, **rates: float | None) -> Any:
+    """AdamW (arXiv:1711.05101) over the trainable parameters.
 
     Biases and other vectors are not decayed.
+
+    Args:
+        rates: the peak learning rates of modules that have their own (None: they have not), by the
+            modules' names.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_head = head is not None and ".head." in f".{name}"
-            groups.setdefault((in_head, parameter.ndim > 1), []).append(parameter)
+            own = [rate for module, rate in rates.items() if rate and f".{module}." in f".{name}"]
+            rate = own[0] if own else config.learning_rate
+            groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "lr": head if in_head else config.learning_rate,
+                "lr": rate,
                 "weight_decay": config.weight_decay if decays else 0.0,
             }
-            for (in_head, decays), parameters in groups.items()
+            for (rate, decays), parameters in groups.items()
         ]
     )
 

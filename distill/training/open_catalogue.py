@@ -91,7 +91,7 @@ def train_open_encoder(config: EncoderConfig, job: Job) -> Trained:
         data_collator=rows.collate,
         compute_metrics=lambda found: accuracy_scores(np.asarray(found.predictions), weights),
         callbacks=[*loop.callbacks(log, job, config.train), figures],
-        optimizers=(loop.optimizer(lora, config.train, config.head_learning_rate), None),
+        optimizers=(loop.optimizer(lora, config.train, head=config.head_learning_rate), None),
     )
     best: Any = loop.fit(trainer, job.run)
     assert isinstance(best, PeftModel)

@@ -1,4 +1,4 @@
-"""Training the decoder: TRL's SFTTrainer with a PEFT LoRA, loss on the completion only.
+"""Training the decoder: TRL's SFTTrainer with a PEFT adapter, loss on the completion only.
 
 Rows reach TRL as token ids: the prompt comes from the router's own `PromptFormat`, so what is
 trained is what is served. TRL computes the vocabulary projection at the completion's positions
@@ -30,7 +30,7 @@ from distill.routers.devices import dtype
 from distill.routers.folder import RouterFile
 from distill.routers.labels import LabelSpace
 from distill.training import loop
-from distill.training.adapt import adapted
+from distill.training.adapt import adapted_decoder, count
 from distill.training.job import Job, Trained
 from distill.training.logs import RunLog
 from distill.training.validation import Array, distinct, ratio
@@ -53,11 +53,12 @@ def row(example: Example, prompts: PromptFormat, limit: int) -> loop.Row | None:
 
 
 def train_decoder(config: DecoderConfig, job: Job) -> Trained:
-    """A LoRA adapter on the base model.
+    """An adapter of the base model: a LoRA, a soft prompt, or both.
 
     Raises:
         DatasetError: no completion of the training or the validation part fits `max_new_tokens`.
-        ModelError: the base model cannot be had, or its tokenizer has no end token.
+        ModelError: the base model cannot be had, or its tokenizer has no end token, or a soft
+            prompt already.
         ConfigError: `lora.targets` does not fit the base model.
     """
     set_seed(job.seed)
@@ -80,13 +81,14 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
     validation = [row for row in made if row is not None]
     weights = counts[[row is not None for row in made]]
     loop.require_validation(validation)
-    model = adapted(plain, config.lora, task_type="CAUSAL_LM")
+    parameters = count(plain)
+    model = adapted_decoder(plain, tokenizer, config, job.seed)
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         # TRL multiplies by the projection's plain weight, so that an adapter would not be trained.
         raise ConfigError(
             "lora.targets", "LoRA cannot be put on the vocabulary projection", "leave it out"
         )
-    trainable, parameters = model.get_nb_trainable_parameters()
+    trainable = count(model, trainable=True)
     trainer = loop.trainer_class(SFTTrainer, _figures)(
         model=model,
         args=loop.training_arguments(
@@ -104,7 +106,10 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
         processing_class=tokenizer,
         compute_metrics=lambda found: _scores(np.asarray(found.predictions), weights),
         callbacks=loop.callbacks(run_log, job, config.train),
-        optimizers=(loop.optimizer(model, config.train), None),
+        optimizers=(
+            loop.optimizer(model, config.train, soft_prompt=config.soft_prompt_learning_rate),
+            None,
+        ),
     )
     best: Any = loop.fit(trainer, job.run)
     assert isinstance(best, PeftModel)
@@ -116,7 +121,9 @@ def train_decoder(config: DecoderConfig, job: Job) -> Trained:
         update={"model": base.source if base.local else config.model, "revision": base.revision}
     )
     file = RouterFile(config, job.parts.catalogue, labels, base.describe())
-    return Trained(DecoderRouter(file, tokenizer, best), parameters, trainable, run_log.seconds)
+    router = DecoderRouter(file, tokenizer, best)
+    # All that is trained is new, and what it started from is no part of the router.
+    return Trained(router, parameters + trainable, trainable, run_log.seconds)
 
 
 def _sample(examples: Sequence[Example], limit: int | None, seed: int) -> Sequence[Example]:

@@ -240,6 +240,32 @@ def test_open_peers_are_compared_with_an_open_encoder(script: Any, tmp_path: Pat
         assert "calls" in rows[name]["notes"][0] or "threshold" in rows[name]["notes"][0]
 
 
+def test_workflows_are_timed_by_policy_batch_and_gradient(
+    script: Any, trained: Any, tmp_path: Path
+):
+    """A router that fills arguments in, too, for a workflow's tools have their own."""
+    output = tmp_path / "figures.json"
+    runs = [str(trained(kind).folder.parent) for kind in ("rnn", "filling")]
+    sizes = ["--steps", "2", "--batches", "1", "4", "--encoder-batch", "3"]
+    script("workflow").main(
+        [*runs, *sizes, "--rounds", "2", "--seconds", "0", "--output", str(output)]
+    )
+    rows = json.loads(output.read_bytes())["rows"]
+    assert [(row["batch"], row["gradient"]) for row in rows] == [
+        (batch, gradient) for most in (4, 4, 3) for gradient in (False, True) for batch in (1, most)
+    ]
+    for row in rows:
+        for rate, decided in zip(row["rollouts_per_s"], row["decisions_per_s"], strict=True):
+            assert decided == 2 * rate > 0
+        for deciding, behind in zip(row["deciding"], row["backward"], strict=True):
+            assert deciding > 0
+            assert (behind > 0) == row["gradient"]
+            assert deciding + behind < 1
+        assert len(row["times"]) == 2
+        if row["batch"] == 1:
+            assert row["times"] == [1, 1]
+
+
 def test_benchmarks_learn_what_routers_are_trained_on(
     script: Any, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -20,6 +20,7 @@ import pytest
         "peers",
         "open_peers",
         "served",
+        "workflow",
     ],
 )
 def test_help_says_what_is_measured_and_shows_a_command(

@@ -9,7 +9,7 @@ import typer.main
 from distill import cli
 
 COMMANDS = [
-    *("import", "build", "train", "calibrate", "evaluate", "compare", "run"),
+    *("import", "build", "train", "calibrate", "evaluate", "compare", "learn", "run"),
     *("export", "histories", "simulate", "serve", "key", "push", "config"),
 ]
 

@@ -84,7 +84,7 @@ def test_a_policy_file_and_overrides_of_it(done, finished: Path, world: str, tmp
 def test_an_llm_from_a_file_under_two_arms(done, finished: Path, world: str, tmp_path: Path):
     file = tmp_path / "llm.yaml"
     with FakeLlm(lambda request: says({"content": "Welcome."})) as llm:
-        file.write_text(yaml.safe_dump({"model": "m", "base_url": llm.url}))
+        file.write_text(yaml.safe_dump({"model": "m", "base_url": llm.url, "concurrency": 1}))
         printed = done(
             *("simulate", finished / "majority-s0", "--environment", world, "-o", tmp_path / "a"),
             *("threshold=1", "--fallback", "llm", "--endpoint", file, "--arms", "own,handed"),

@@ -77,6 +77,8 @@ def test_a_router_may_have_any_name_without_confusing_the_path(file, name: str):
             {"kind": "endpoint", "model": "m", "base_url": "llm:8000/v1"},
             "routers.mine.base_url: not an http or https address",
         ),
+        ({"kind": "decoder", "lora": {"rank": 0}}, "routers.mine.lora.rank: Input should be"),
+        ({"kind": "decoder", "lora": None}, "routers.mine: lora: null leaves nothing to train"),
         ({"kind": "decoder", "tools": "all"}, "routers.mine.tools: Input should be 'none', 'nam"),
     ],
 )

@@ -202,6 +202,21 @@ def test_an_open_catalogue_is_not_called_fixed(tmp_path: Path) -> None:
     assert ModelCard(text).data.library_name == "tool-router-distill"
 
 
+def test_a_soft_prompt_is_loaded_by_this_package_alone(tmp_path: Path) -> None:
+    settings = {"kind": "decoder", "lora": None, "soft_prompt": 20}
+    run = make_run(tmp_path, "decoder", router={"config": settings})
+    write_json(run.router / "adapter_config.json", {"peft_type": "TRAINABLE_TOKENS"})
+    text = card(run, REPO)
+    assert "Only this package loads it" in text
+    assert "vllm serve" not in text
+    assert "PeftModel" not in text
+    assert "Generated arguments" in text
+    data = ModelCard(text).data
+    assert data.library_name == "tool-router-distill"
+    assert "prompt-tuning" in data.tags
+    assert "lora" not in data.tags
+
+
 @pytest.mark.parametrize(("rank", "served"), [(1, 1), (4, 8), (24, 32), (300, 320), (513, None)])
 def test_vllm_is_told_a_rank_that_it_takes(tmp_path: Path, rank: int, served: int | None) -> None:
     run = make_run(tmp_path, "decoder")

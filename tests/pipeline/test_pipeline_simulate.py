@@ -13,6 +13,7 @@ import pytest
 from fake_llm import FakeLlm, calling, says
 from fake_llm import Says as Sent
 from made_jobs import ONE, do, job_at, majority, refuse
+from small_shop import TOOLS
 
 from distill.chat import trace_json
 from distill.config import EndpointConfig, PolicyConfig
@@ -23,6 +24,7 @@ from distill.pipeline.simulate import named, simulate
 from distill.progress import silent
 from distill.runs import read_json
 from distill.sample.replay import load_conversations, replay
+from distill.traces import read
 from distill.types import Context, Decision, ToolCall
 
 ALL = PolicyConfig(threshold=0)
@@ -316,6 +318,41 @@ def test_orderdesk_plays_what_the_run_was_not_trained_on(desk_job: Path, tmp_pat
     (arm,) = report["arms"]
     assert arm["n_tasks"] == len(held_out) > 5
     assert arm["success"]["value"] == 1, "all is left to the record"
+
+
+def test_the_training_part_can_be_played_for_tries_that_teach(desk_job: Path, tmp_path: Path):
+    runs = [majority(desk_job).path]
+    file = tmp_path / "tries.jsonl.gz"
+    simulate(runs, ALL, tmp_path / "out", silent, part="train", traces=file)
+    dataset = load_dataset(desk_job / "runs/shop/dataset-s0")
+    trained = {example.trace_id: example.group for example in dataset.examples("train")}
+    assert {row["id"]: row["group"] for row in rows(tmp_path / "out")} == trained
+    assert {trace.group for trace in read(file)} == set(trained.values())
+    with pytest.raises(RouterError, match="other settings"):
+        simulate(runs, ALL, tmp_path / "out", silent)  # the test part
+    with pytest.raises(ConfigError, match="--part: is of orderdesk's dataset"):
+        simulate(runs, ALL, tmp_path, silent, part="train", environment="small:Shop")
+
+
+@pytest.mark.usefixtures("canceller")
+def test_conversations_are_kept_as_traces_with_their_outcomes(
+    finished: Path, tmp_path: Path, world: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Also those that were played before a job was killed."""
+    runs, file = [majority(finished).path], tmp_path / "tries.jsonl"
+    environment = f"{world}:Orders"
+    simulate(runs, ALL, tmp_path / "out", silent, environment=environment)
+    monkeypatch.setattr(module, "play", refuse)
+    simulate(runs, ALL, tmp_path / "out", silent, environment=environment, traces=file)
+    found = list(read(file))
+    assert [trace.id for trace in found] == [f"majority-s0: {n}" for n in range(6)]
+    assert [trace.group for trace in found] == [str(n) for n in range(6)]
+    assert all(trace.outcome.success for trace in found)
+    asked, called, returned, told = found[3].messages
+    assert asked.content == "cancel order 3"
+    assert called.calls == (ToolCall("cancel_order", {"order": 3}),)
+    assert returned.content == told.content == "cancelled"
+    assert found[3].tools == TOOLS
 
 
 def test_orderdesks_attacks_stand_in_what_the_run_was_not_trained_on(

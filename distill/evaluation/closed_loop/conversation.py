@@ -41,9 +41,10 @@ class Conversation:
         with foreign("environment"):
             environment.reset(task)
             self._tools = tuple(environment.tools)
-        self._messages: tuple[Message, ...] = ()
+        self.messages: tuple[Message, ...] = ()
+        """All that was said and called so far."""
         if task.system is not None:
-            self._messages = (Message("system", task.system),)
+            self.messages = (Message("system", task.system),)
         self._unsaid = iter(task.user)
         self._over = False
         self._hear()
@@ -51,7 +52,7 @@ class Conversation:
     @property
     def context(self) -> Context | None:
         """What is to be answered next; None when the user has said all and was answered."""
-        return None if self._over else Context(self._messages, self._tools)
+        return None if self._over else Context(self.messages, self._tools)
 
     def take(self, answer: Answer) -> None:
         """Go on with an answer: its calls are executed, else its words end the user's turn.
@@ -64,7 +65,7 @@ class Conversation:
         if answer.calls:
             self._execute(answer)
         else:
-            self._messages = (*self._messages, Message("assistant", answer.words or ""))
+            self.messages = (*self.messages, Message("assistant", answer.words or ""))
             self._hear()
 
     def score(self) -> Score:
@@ -78,10 +79,10 @@ class Conversation:
         if said is None:
             self._over = True
         else:
-            self._messages = (*self._messages, Message("user", said))
+            self.messages = (*self.messages, Message("user", said))
 
     def _execute(self, answer: Answer) -> None:
-        context, results = Context(self._messages, self._tools), []
+        context, results = Context(self.messages, self._tools), []
         for call in answer.calls:
             refusal = _refusal(call, context)
             if refusal is not None:
@@ -90,10 +91,10 @@ class Conversation:
                 continue
             with foreign("environment"):
                 results.append(_typed(self.environment.execute(call), str, "execute"))
-        messages = list(synthetic(self._messages, answer.calls, results))
-        place = len(self._messages)
+        messages = list(synthetic(self.messages, answer.calls, results))
+        place = len(self.messages)
         messages[place] = replace(messages[place], content=answer.words)
-        self._messages = tuple(messages)
+        self.messages = tuple(messages)
 
 
 def _refusal(call: ToolCall, context: Context) -> str | None:

@@ -1,10 +1,10 @@
 """One task from its first message to its score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill.chat import call_json
+from distill.chat import call_json, message_json
 from distill.environment import Environment, Score, Task
 from distill.evaluation.closed_loop.conversation import Conversation, ForeignError, foreign
 from distill.evaluation.closed_loop.fallback import NO_USAGE, Answer, Fallback, total
@@ -44,16 +44,15 @@ def play(
         conversation = Conversation(environment, task)
     except ForeignError as error:
         return game.outcome(task, "error", error=str(error))
-    words = conversation.words
     try:
         end = game.play(conversation, most_steps)
         score = conversation.score()
     except ForeignError as error:
-        return game.outcome(task, "error", words, error=str(error))
+        return game.outcome(task, "error", conversation, error=str(error))
     if end == "too many steps":
         reasons = (*score.reasons, f"not done after {most_steps} decisions")
         score = replace(score, success=False, reasons=reasons)
-    return game.outcome(task, end, words, score)
+    return game.outcome(task, end, conversation, score)
 
 
 @dataclass
@@ -70,15 +69,25 @@ class _Game:
         self,
         task: Task,
         end: End,
-        words: Sequence[str] = (),
+        conversation: Conversation | None = None,
         score: Score | None = None,
         *,
         error: str | None = None,
     ) -> Outcome:
         success = None if score is None or end == "unresolved" else score.success
-        told, steps = tuple(words), tuple(self.steps)
+        words, said = (conversation.words, conversation.messages) if conversation else ((), ())
         return Outcome(
-            task.id, task.group, task.kind, end, success, score, error, told, steps, self.usage
+            task.id,
+            task.group,
+            task.kind,
+            end,
+            success,
+            score,
+            error,
+            words=tuple(words),
+            steps=tuple(self.steps),
+            usage=self.usage,
+            messages=tuple(message_json(message) for message in said),
         )
 
     def play(self, conversation: Conversation, most_steps: int) -> End:

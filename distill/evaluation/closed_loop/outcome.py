@@ -35,6 +35,8 @@ class Outcome:
     were made; none were where it was words."""
     usage: Usage
     """Sums over the fallback's answers; None where one of them is not known."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """The conversation as far as it went, as chat JSON; empty in rows of earlier versions."""
 
     def row(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -47,4 +49,5 @@ class Outcome:
         if score is not None:
             score = Score(**score | {"reasons": tuple(score["reasons"])})
         made = {"words": tuple(row["words"]), "steps": tuple(row["steps"])}
+        made["messages"] = tuple(row.get("messages", ()))
         return cls(**{**row, **made, "score": score, "usage": Usage(**row["usage"])})

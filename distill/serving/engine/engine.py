@@ -304,9 +304,10 @@ class Engine:
     def _largest_rank(self) -> int:
         ranks = [self._own.rank] if self._own else [1]
         for name in self.available():
-            path = (self.config.adapters or Path()) / name
-            if all((path / file).is_file() for file in ADAPTER_FILES):
-                ranks.append(Adapter(name, path).rank)
+            adapter = Adapter(name, (self.config.adapters or Path()) / name)
+            whole = all((adapter.folder / file).is_file() for file in ADAPTER_FILES)
+            if whole and adapter.is_lora:
+                ranks.append(adapter.rank)
         return max(ranks)
 
     # The process.

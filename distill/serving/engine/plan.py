@@ -8,7 +8,8 @@
 | encoder, open | the folder's encoder alone | the states of tokens |
 
 An encoder's filler of arguments is a model of its own and runs in the gateway. So does all of any
-other router: there is no engine for it. Nothing here starts or asks anything.
+other router: there is no engine for it. Nor is there for a decoder with a soft prompt: vLLM's
+adapters know no tokens that their base lacks. Nothing here starts or asks anything.
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,6 +47,7 @@ _OURS = {
     *("chat-template", "config", "trust-remote-code", "middleware"),
 }
 """Options that decide what is served and who can reach it."""
+_WITHOUT = "leave out `engine`"
 _ENCODER_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -67,6 +69,11 @@ class Adapter:
 
     name: str
     folder: Path
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it has a rank: a soft prompt alone has none."""
+        return bool(read_json(self.folder / "adapter_config.json").get("peft_type") == "LORA")
 
     @property
     def rank(self) -> int:
@@ -102,13 +109,15 @@ def served(path: Path) -> Served:
         file = read_router_file(folder)
     config = file.config
     if isinstance(config, DecoderConfig):
+        if config.soft_prompt:
+            raise RouterError(path, "has a soft prompt, which vLLM cannot serve", _WITHOUT)
         require_files(folder, ADAPTER_FILES)
         return Served(folder, file, "complete", pretrained.resolve(config.model, config.revision))
     if isinstance(config, EncoderConfig) and file.onnx is None:
         require_files(folder, ["model.safetensors"])
         return Served(folder, file, "token_embed" if config.catalogue == "open" else "embed")
     kind = "an exported encoder" if file.onnx else f"a router of kind {config.kind!r}"
-    raise RouterError(path, f"holds {kind}, which needs no engine", "leave out `engine`")
+    raise RouterError(path, f"holds {kind}, which needs no engine", _WITHOUT)
 
 
 def model_folder(part: Served, work: Path) -> Path:

@@ -344,6 +344,22 @@ def test_room_is_made_for_the_largest_adapter(vllm: FakeVllm, decoder: Path, ada
             engine.load("one")
 
 
+def test_an_adapter_with_a_soft_prompt_is_refused_when_it_is_asked_for(
+    vllm: FakeVllm, decoder: Path, adapters: Path
+):
+    """One that is a soft prompt alone has no rank, which is asked for before."""
+    rewrite(adapters / "one", soft_prompt=4)
+    place = adapters / "one" / "adapter_config.json"
+    settings = {k: v for k, v in json.loads(place.read_text()).items() if k != "r"}
+    place.write_text(json.dumps(settings | {"peft_type": "TRAINABLE_TOKENS"}))
+    engine = Engine(decoder, vllm.config(adapters=adapters), FAST)
+    try:
+        with pytest.raises(RouterError, match="has a soft prompt, which vLLM cannot serve"):
+            engine.load("one")
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize(
     "name", ["../one", "one/../one", "/etc", "", ".", "two", "one\n", "large/"]
 )

@@ -75,6 +75,17 @@ def test_others_need_no_engine(trained, kind):
         served(trained(kind).folder)
 
 
+def test_a_soft_prompt_is_refused(trained, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained("decoder").folder, copy)
+    place = copy / "router.json"
+    value = json.loads(place.read_text())
+    value["config"]["soft_prompt"] = 4
+    place.write_text(json.dumps(value))
+    with pytest.raises(RouterError, match="a soft prompt, which vLLM cannot serve; leave out"):
+        served(copy)
+
+
 def test_a_folder_without_its_adapter_is_named(trained, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(trained("decoder").folder, copy)
