@@ -159,8 +159,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--candidates", type=int, default=3, help="of the random search")
     parser.add_argument("--epochs", type=float, default=40, help="of LearnOutcomes")
     given = parser.parse_args(arguments)
-    # Answers in no format count as wrong, and are told as such, not one by one.
-    logging.getLogger("dspy").setLevel(logging.CRITICAL)
     if given.lm is None:
         lm = local_lm(given.llm, max_tokens=24, stop=["[[ ## completed"], cache=False)
     else:
@@ -190,4 +188,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Answers in no format count as wrong, and are told as such, not one by one.
+    logging.getLogger("dspy").setLevel(logging.CRITICAL)
     main()
