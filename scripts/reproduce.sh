@@ -19,8 +19,11 @@ cards() {
 ./scripts/quickstart
 . scripts/environment.sh
 environment ""
-cards quickstart orderdesk
-# home_assistant_gpu comes last, so that its decoder's card is the one that stays.
+# A …_gpu comes after its set's own job, so that its decoder's card is the one that stays.
+for name in orderdesk orderdesk_gpu; do
+    distill run "configs/run/$name.yaml"
+    cards "${name//_/-}" orderdesk
+done
 for name in workbench home_assistant tau_retail metatool seal_tools traject home_assistant_gpu; do
     set="${name%_gpu}"
     if [ -e "$data/$set.jsonl.gz" ]; then

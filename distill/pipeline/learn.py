@@ -75,7 +75,7 @@ def learn(
         raise ConfigError(
             begun.path,
             f"its router is of kind {settings.kind!r}, and this teaches decoders",
-            "let it learn in a workflow (distill.workflow.RouterPolicy)",
+            "let it learn in a workflow (distill.workflow.closed_loop)",
         )
     run, learned = _place(begun, single, out)
     dataset = dataset_of(begun, single)
@@ -264,8 +264,6 @@ def _finish(
     manifest = before | {
         "router": next(iter(learned.routers)),
         "train_seconds": seconds,
-        "parameters": trained.parameters,
-        "trainable_parameters": trained.trainable_parameters,
         "processes": 1,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": about_machine(),
