@@ -1,41 +1,31 @@
-"""A trained decoder that learns from outcomes: a run of its own, beside the one it began from.
-
-What the run is examined on must not teach it. A trace is held out where its id or its group is in
-another part of the run's dataset than training, or where it is new, and comes to a question that an
-example of such a part asks; it is left out, and counted.
-"""
+"""A trained decoder that learns from outcomes: a run of its own, beside the one it began from."""
 
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from distill import config as configs
-from distill.config import DataConfig, DecoderConfig, OutcomesConfig, RunConfig
+from distill.config import DecoderConfig, OutcomesConfig, RunConfig
 from distill.dataset import Dataset
-from distill.dataset.parts import PARTS
-from distill.dataset.points import context_key, decision_points
 from distill.dataset.source import describe
 from distill.environment import Recorded
 from distill.errors import ConfigError, RouterError
 from distill.evaluation.closed_loop.tries import forks
 from distill.pipeline.build import dataset_of
-from distill.pipeline.build import traces as read_traces
 from distill.pipeline.simulate import named, tasks_of
+from distill.pipeline.teaching import names_by_use, taught
 from distill.progress import Progress
 from distill.routers.folder import fingerprint
 from distill.runs import RunDir, new_folder, read_json, write, write_json
 from distill.runs import environment as about_machine
-from distill.traces.rows import LineTally
 from distill.training.job import Job, Parts, Trained
 from distill.types import Trace
 
 log = logging.getLogger(__name__)
-
-HELD_OUT = "held out from training"
 
 
 def learn(
@@ -140,7 +130,7 @@ def _from_tries(
     from distill.training.online import learn_online  # noqa: PLC0415
 
     world = _world(environment, dataset)
-    held_out, _ = _parts_names(dataset)
+    held_out, _ = names_by_use(dataset)
     tasks = [task for task in tasks_of(world) if not {task.id, task.group} & held_out]
     places = [fork for task in tasks for fork in forks(world, task, world.record(task))]
     solved = {fork.task.id for fork in places}
@@ -166,52 +156,6 @@ def _world(name: str, dataset: Dataset) -> Recorded:
             "--environment", f"{name} has no record of a teacher", "give it a method record(task)"
         )
     return world
-
-
-def taught(
-    sources: Sequence[str], data: DataConfig, dataset: Dataset, left_out: Counter[str]
-) -> Iterator[Trace]:
-    """The traces that may teach; `left_out` counts the decisions of the others.
-
-    Args:
-        data: how the dataset's traces were read; of its filters none applies.
-    """
-    held_out = held_out_from(dataset)
-    for source in sources:
-        tally = LineTally()
-        reading = data.model_copy(update={"traces": source, "where": {}, "format": "auto"})
-        for trace in read_traces(reading, tally):
-            if held_out(trace):
-                left_out[HELD_OUT] += len(list(decision_points(trace)))
-            else:
-                yield trace
-        for reason, count in tally.reasons.most_common():
-            log.warning("%s: %d lines rejected: %s", source, count, reason)
-
-
-def held_out_from(dataset: Dataset) -> Callable[[Trace], bool]:
-    """What says whether a trace belongs to a part that training must not see."""
-    others = [example for part in PARTS if part != "train" for example in dataset.examples(part)]
-    names, trained = _parts_names(dataset)
-    asked = {context_key(example.context) for example in others}
-
-    def held_out(trace: Trace) -> bool:
-        own = {trace.id, trace.group}
-        if own & names or own & trained:
-            return bool(own & names)
-        return any(context_key(example.context) in asked for example in decision_points(trace))
-
-    return held_out
-
-
-def _parts_names(dataset: Dataset) -> tuple[set[str], set[str]]:
-    """The ids and groups of the traces that are held out, and of those in the training part."""
-    held_out, trained = set[str](), set[str]()
-    for part in PARTS:
-        for example in dataset.examples(part):
-            names = trained if part == "train" else held_out
-            names |= {example.trace_id, example.group}
-    return held_out, trained
 
 
 def _place(begun: RunDir, single: RunConfig, out: Path) -> tuple[RunDir, RunConfig]:

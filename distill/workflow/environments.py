@@ -13,15 +13,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from distill.config import PolicyConfig
 from distill.environment import Environment, Score, Task
 from distill.evaluation.closed_loop import Answer, Conversation, NoFallback
 from distill.evaluation.closed_loop.fallback import NO_USAGE
+from distill.policy import Policy
 from distill.routers.arguments import FillingRouter
 from distill.types import REPLY, Context, Decision, Router, ToolCall
-from distill.validation import check_arguments
 from distill.workflow.deciders import Threshold
 from distill.workflow.graph import Node, Workflow, branch, end, loop, router, tool
 from distill.workflow.networks import RouterPolicy
+
+_EVERY_CALL = Policy(PolicyConfig(threshold=0))
+"""Takes what is filled and fits its schema."""
 
 _OVER = 0.5
 """Between 0, a conversation that goes on, and 1, one that is over."""
@@ -119,12 +123,7 @@ def _decision(tools: Sequence[str]) -> Decision:
 
 
 def _answer(decision: Decision, context: Context) -> Answer:
-    """The calls, if every one can be made as it is; else what the tools have returned."""
-    offered = {spec.name: spec for spec in context.tools}
-    can = all(
-        call.arguments is not None and check_arguments(call, offered[call.name]) is None
-        for call in decision.calls
-    )
-    if decision.calls and can:
+    """The calls, if they can be made as they are; else what the tools have returned."""
+    if _EVERY_CALL(decision, context):
         return Answer(decision.calls, usage=NO_USAGE)
     return NoFallback().answer(context.messages, context.tools)

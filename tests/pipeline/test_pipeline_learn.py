@@ -20,7 +20,8 @@ from distill.dataset.points import decision_points
 from distill.errors import ConfigError, DatasetError, RouterError
 from distill.pipeline.calibrate import calibrate_run
 from distill.pipeline.evaluate import evaluate_run
-from distill.pipeline.learn import HELD_OUT, held_out_from, learn, taught
+from distill.pipeline.learn import learn
+from distill.pipeline.teaching import HELD_OUT, held_out_from, taught
 from distill.pipeline.train import train_router
 from distill.progress import silent
 from distill.routers import load_router
