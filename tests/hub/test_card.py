@@ -217,6 +217,23 @@ def test_a_soft_prompt_is_loaded_by_this_package_alone(tmp_path: Path) -> None:
     assert "lora" not in data.tags
 
 
+def test_what_taught_a_router_after_its_teacher_is_told(tmp_path: Path) -> None:
+    began = {"begun_from": {"run": "decoder-s0", "router": "f" * 64}, "environment": None}
+    names = [{"name": "traces.jsonl"}, {"name": "my_tries.jsonl"}]
+    counted = {"traces": names, "trials": {"learned": 1200, "left_out": {}}}
+    learned = {"config": {"method": "dpo", "beta": 0.1}} | began | counted
+    text = card(make_run(tmp_path / "dpo", "decoder", manifest={"learned_from": learned}), REPO)
+    assert "as `decoder-s0`, it then learned from outcomes, by `dpo` with a `beta` of 0.1" in text
+    assert "from 1,200 decisions" in text
+    assert r"traces.jsonl, my\_tries.jsonl" in text
+
+    tried = {"environment": "shop:Shop", "tries": {"tasks": 40, "contexts": 130}}
+    learned = {"config": {"method": "grpo", "beta": 0.04}, "traces": []} | began | tried
+    text = card(make_run(tmp_path / "grpo", "decoder", manifest={"learned_from": learned}), REPO)
+    assert "at 130 decisions of 40 tasks in `shop:Shop`" in text
+    assert "learned from outcomes" not in card(make_run(tmp_path / "none", "decoder"), REPO)
+
+
 @pytest.mark.parametrize(("rank", "served"), [(1, 1), (4, 8), (24, 32), (300, 320), (513, None)])
 def test_vllm_is_told_a_rank_that_it_takes(tmp_path: Path, rank: int, served: int | None) -> None:
     run = make_run(tmp_path, "decoder")
