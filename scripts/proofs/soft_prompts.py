@@ -65,6 +65,8 @@ def losses(run: RunDir) -> list[tuple[int, float]]:
 
 
 def figure_of(entry: Mapping[str, Any]) -> str:
+    if entry["low"] is None:
+        return f"{entry['value']:.1%} (too few groups for an interval)"
     return f"{entry['value']:.1%} ({entry['low']:.1%} to {entry['high']:.1%})"
 
 
