@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = options(__doc__, "dspy_optimisers")
     parser.set_defaults(seeds=1)
     parser.add_argument(
-        "--first-seed", type=int, default=4, help="settings were chosen on the tests of seeds 0 to 3"
+        "--first-seed", type=int, default=4, help="settings were chosen on tests of seeds 0 to 3"
     )
     parser.add_argument("--lm", help="as DSPy names it; default: a small one on this machine")
     parser.add_argument("--api-base", help="where it is asked")
