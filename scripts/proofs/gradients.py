@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.ticker import LogLocator
 from results import finish, panels, table
 from torch import Tensor, nn
 
@@ -157,6 +158,11 @@ def main() -> None:
             scored = [found[f"score, {count}"][2] for count in given.samples]
             axis.plot(given.samples, scored, marker=".", label=f"{steps} steps")
         axis.set(title=f"{title} end, score", xscale="log", yscale="log")
+        axis.set_xticks(given.samples, given.samples)
+        axis.minorticks_off()
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        for formatted in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            formatted("{x:g}")
         axis.set(xlabel="samples", ylabel="scatter / length of the exact gradient")
         axis.legend(fontsize=7)
     head = ["end", "steps", "estimator, samples", "bias (standard error)", "scatter"]

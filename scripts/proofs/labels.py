@@ -3,8 +3,8 @@
 A workflow of so many steps: each looks at the last result, branches on its sign, and a router of
 that branch chooses among three tools, of which one is right, by a rule that differs from step to
 step and is hidden. A request succeeds when all choices are right, and only that is told. The
-teacher is wrong in a stated share of its decisions: by chance (`random`), or always in the same
-kinds of situations (`habit`), which no amount of its labels mends.
+teacher is wrong in a stated share of its decisions: by `chance`, or, by `habit`, always in the same
+kinds of situations, which no amount of its labels mends.
 
 Three ways to the same routers: distilled from a teacher that is never wrong, from the one that is,
 and the latter's learning on from the outcomes of its own choices on the same requests, held near
@@ -135,7 +135,7 @@ def labelled(
         side, here = side_of(state), {"request": known["request"], "state": state}
         k = rules.choice(i, side, here)
         by_chance = chance.random() < share
-        if by_chance if kind == "random" else rules.errs(i, side, here, share):
+        if by_chance if kind == "chance" else rules.errs(i, side, here, share):
             k = (k + 1) % TOOLS
         labels[f"sign_{i}"] = f"choose_{i}_{side}"
         labels[f"choose_{i}_{side}"] = f"use_{i}_{side}_{k}"
@@ -181,7 +181,7 @@ def main() -> None:
     parser = options(__doc__, "labels")
     parser.add_argument("--steps", type=int, nargs="+", default=[3, 5, 8])
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.4])
-    parser.add_argument("--kinds", nargs="+", default=["random", "habit"])
+    parser.add_argument("--kinds", nargs="+", default=["chance", "habit"])
     parser.add_argument("--epochs", type=float, default=30, help="of distillation")
     parser.add_argument("--outcome-epochs", type=float, default=40)
     parser.add_argument("--samples", type=int, default=8, help="rollouts of a request and step")
