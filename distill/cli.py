@@ -273,6 +273,9 @@ def simulate(
         Literal["train", "validation", "calibration", "test"],
         typer.Option(help="The part of a run's dataset whose orderdesk conversations are played."),
     ] = "test",
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="Play at most this many, drawn by chance.")
+    ] = None,
     traces: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the conversations, too, with their outcomes."),
@@ -306,6 +309,7 @@ def simulate(
             arms=arms.split(",") if arms else (),
             attacks=attacks,
             part=part,
+            most=tasks,
             traces=traces,
         )
     _show(outcomes_table(report))

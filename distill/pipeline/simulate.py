@@ -10,6 +10,7 @@ LLM answers, other tasks are played, each in an environment of its own, `concurr
 """
 
 import importlib
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +77,7 @@ def simulate(
     arms: Sequence[str] = (),
     attacks: bool = False,
     part: Part = "test",
+    most: int | None = None,
     traces: Path | None = None,
 ) -> dict[str, Any]:
     """Play the tasks with each run's router; returns what `closed_loop.json` says.
@@ -92,6 +94,8 @@ def simulate(
         attacks: of `orderdesk` play the attacks. Each router has two arms then, without the
             policy's rules about tools and with them, if it has any.
         part: of `orderdesk`; `train` for tries that are to teach (`distill learn`).
+        most: play at most this many of the tasks, drawn by chance, always the same ones: a later
+            call with more goes on with the others.
         traces: a file for the conversations, each with its outcome, as traces.
 
     Raises:
@@ -124,7 +128,7 @@ def simulate(
                 partial(named, environment) if environment else partial(_desk, run, attacks, part)
             )
             worlds = _worlds(make, endpoint.concurrency if endpoint else 1)
-            tasks = tasks_of(worlds[0])
+            tasks = _drawn(tasks_of(worlds[0]), most)
             policies = {title: policy}
             if attacks and policy.guards:
                 policies = {f"{title}, unguarded": policy.unguarded(), title: policy}
@@ -323,6 +327,12 @@ def tasks_of(world: Environment) -> list[Task]:
     if not tasks:
         raise ConfigError(place, "gave no task", cure)
     return tasks
+
+
+def _drawn(tasks: list[Task], most: int | None) -> list[Task]:
+    """So many of the tasks, in their order; more hold all of fewer."""
+    by_chance = random.Random(0).sample(range(len(tasks)), len(tasks))
+    return [tasks[i] for i in sorted(by_chance[:most])]
 
 
 def _fallback(

@@ -162,6 +162,21 @@ def test_a_killed_simulation_goes_on_after_its_last_task(
     assert simulate([run], ALL, out, silent, environment=name) == report
 
 
+def test_some_of_the_tasks_are_played_and_more_go_on_from_these(
+    folder: Path, world: str, canceller: None
+):
+    run, out, name = majority(folder).path, folder / "loop", f"{world}:Orders"
+    chosen: list[set[str]] = []
+    for most in (2, 5, 9):
+        report = simulate([run], ALL, out, silent, environment=name, most=most)
+        made = rows(out)
+        chosen.append({row["id"] for row in made})
+        assert len(made) == len(chosen[-1]) == report["arms"][0]["n_tasks"] == min(most, 6)
+    assert chosen[0] < chosen[1] < chosen[2]
+    # Fewer again: of what is there already, only these count.
+    assert simulate([run], ALL, out, silent, environment=name, most=2)["arms"][0]["n_tasks"] == 2
+
+
 def test_other_settings_or_another_router_need_another_folder(
     folder: Path, world: str, canceller: None
 ):
