@@ -7,8 +7,8 @@ states which messages were recorded as the teacher's answers (`Trace.decisions`)
 the others are context.
 
 Three turns are no decision points: one without a recorded message, one before any user message
-(nothing was asked yet) and one with neither words nor calls (nothing was decided).
-`skipped_turns` counts them.
+(nothing was asked yet) and one with neither words nor calls (nothing was decided; but in a router's
+own tries it is a reply, for which a router has no words). `skipped_turns` counts them.
 
 This module knows nothing of files, schemas or which decisions are good.
 """
@@ -25,6 +25,9 @@ from distill.types import Context, Decision, Example, Message, ToolCall, ToolSpe
 
 Run = tuple[Message, ...]
 
+TRIES = "distill simulate"
+"""The source of traces in which a router decided, and nobody worded its replies."""
+
 
 def decision_points(trace: Trace) -> Iterator[Example]:
     """Every decision of the trace, in order, as examples named `<trace id>#<n>` from n = 0."""
@@ -40,19 +43,19 @@ def decision_points(trace: Trace) -> Iterator[Example]:
 
 
 def final_reply(trace: Trace) -> tuple[Context, str] | None:
-    """The words of the trace's last decision and what was before them; None where it calls."""
+    """The words of the trace's last decision and what was before them; None without any."""
     decisions = list(_decisions(trace))
     if not decisions or any(message.calls for message in decisions[-1][1]):
         return None
     start, said = decisions[-1]
     words = "\n".join(message.content for message in said if message.content)
-    return Context(trace.messages[:start], trace.tools), words
+    return (Context(trace.messages[:start], trace.tools), words) if words else None
 
 
 def skipped_turns(trace: Trace) -> Counter[str]:
     """The assistant turns that are no decision points, counted by reason."""
     asked = first_user(trace.messages)
-    faults = (_fault(start, said, asked) for start, said in _recorded_turns(trace))
+    faults = (_fault(trace, start, said, asked) for start, said in _recorded_turns(trace))
     return Counter(fault for fault in faults if fault is not None)
 
 
@@ -88,16 +91,17 @@ def _decisions(trace: Trace) -> Iterator[tuple[int, Run]]:
     """The turns that are decision points."""
     asked = first_user(trace.messages)
     for start, said in _recorded_turns(trace):
-        if _fault(start, said, asked) is None:
+        if _fault(trace, start, said, asked) is None:
             yield start, said
 
 
-def _fault(start: int, said: Run, asked: int) -> str | None:
+def _fault(trace: Trace, start: int, said: Run, asked: int) -> str | None:
     if not said:
         return "not a recorded decision"
     if start < asked:
         return "no user message yet"
-    if not any(message.calls or (message.content or "").strip() for message in said):
+    spoken = any(message.calls or (message.content or "").strip() for message in said)
+    if not spoken and trace.source != TRIES:
         return "empty assistant turn"
     return None
 

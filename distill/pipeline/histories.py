@@ -128,7 +128,7 @@ def _of(wanted: dict[str, str], data: DataConfig, progress: Progress) -> Iterato
 def _unfit(trace: Trace) -> str | None:
     reply = final_reply(trace)
     if reply is None:
-        return "ends with a call"
+        return "ends without a worded reply"
     if not any(message.role == "tool" for message in reply[0].messages):
         return "no call before the reply"
     return None

@@ -29,6 +29,7 @@ from distill import config as configs
 from distill.chat import parse_messages, trace_json
 from distill.config import ArmName, EndpointConfig, EvaluationConfig, PolicyConfig
 from distill.dataset.parts import Part
+from distill.dataset.points import TRIES
 from distill.endpoint import Endpoint
 from distill.environment import Environment, Recorded, Task
 from distill.errors import ConfigError
@@ -262,7 +263,7 @@ class _Contestant:
                     id=f"{name}: {outcome.id}",
                     group=outcome.group,
                     teacher=name,
-                    source="distill simulate",
+                    source=TRIES,
                     tools=tools,
                     messages=parse_messages(list(outcome.messages)),
                     outcome=Graded(outcome.success),

@@ -6,6 +6,7 @@ import pytest
 from made_traces import BOOK, SEARCH, calls, many, says, search, trace, user
 
 from distill.dataset.points import (
+    TRIES,
     context_key,
     decision_points,
     final_reply,
@@ -61,6 +62,16 @@ def test_turns_that_decide_nothing_are_counted_not_yielded() -> None:
     (only,) = decision_points(made)
     assert (only.id, len(only.context.messages)) == ("t#0", 7)
     assert skipped_turns(made) == {"no user message yet": 1, "empty assistant turn": 2}
+
+
+def test_a_router_that_tried_has_replied_without_words() -> None:
+    nothing = Message("assistant", "")
+    asked = (user("hi"), nothing, user("a, then"), calls(search("a")), Message("tool", "ok"))
+    made = replace(trace("t", *asked, nothing), source=TRIES)
+    points = list(decision_points(made))
+    assert [point.label.tools for point in points] == [("reply",), ("search",), ("reply",)]
+    assert not skipped_turns(made)
+    assert final_reply(made) is None
 
 
 def test_without_a_user_there_is_no_decision() -> None:

@@ -18,6 +18,7 @@ from small_shop import TOOLS
 from distill.chat import trace_json
 from distill.config import EndpointConfig, PolicyConfig
 from distill.dataset import load_dataset
+from distill.dataset.points import decision_points
 from distill.errors import ConfigError, RouterError
 from distill.pipeline import simulate as module
 from distill.pipeline.simulate import named, simulate
@@ -368,6 +369,22 @@ def test_conversations_are_kept_as_traces_with_their_outcomes(
     assert called.calls == (ToolCall("cancel_order", {"order": 3}),)
     assert returned.content == told.content == "cancelled"
     assert found[3].tools == TOOLS
+
+
+@pytest.mark.usefixtures("canceller")
+def test_a_reply_that_nobody_worded_is_kept_as_the_decision_that_it_was(
+    finished: Path, tmp_path: Path, world: str
+):
+    """Else learning from tries would see no failure of a router that does nothing."""
+    runs, file = [majority(finished).path], tmp_path / "tries.jsonl"
+    nothing = PolicyConfig(threshold=1)
+    options = {"environment": f"{world}:Orders", "traces": file}
+    report = simulate(runs, nothing, tmp_path / "out", silent, **options)
+    assert report["arms"][0]["success"]["value"] == 0
+    for trace in read(file):
+        (decided,) = decision_points(trace)
+        assert decided.label == Decision("reply")
+        assert not trace.outcome.success
 
 
 def test_orderdesks_attacks_stand_in_what_the_run_was_not_trained_on(
