@@ -169,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with dspy.context(lm=lm, max_errors=10**9):
         runs = [row for i in range(given.seeds) for row in attempt(given, given.first_seed + i)]
     figure, (axis,) = panels(1)
+    figure.set_size_inches(7, 3)  # the names are long
     lines = []
     for name in dict.fromkeys(row["optimiser"] for row in runs):
         mine = [row for row in runs if row["optimiser"] == name]

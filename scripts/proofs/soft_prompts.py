@@ -106,7 +106,7 @@ def main() -> None:
             + [figure_of(found) for found in accuracies.values()]
         )
         result[name] = {"trained": trained, "validation_loss": curves} | accuracies
-    axis.set(xlabel="step", ylabel="validation loss, nats a token", yscale="log")
+    axis.set(xlabel="step", ylabel="validation loss, nats a token")
     axis.legend(fontsize=8)
     head = ["trained", "parameters", "steps", "validation loss", "tool accuracy", "call accuracy"]
     finish(given.output, figure, table(head, rows), result)
