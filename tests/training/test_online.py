@@ -47,6 +47,7 @@ def config(**changes) -> OutcomesConfig:
         "generations": 8,
         "temperature": 1.5,
         "checkpoints": 4,
+        "beta": 0.1,
     }
     return OutcomesConfig(**values | changes)
 

@@ -37,7 +37,7 @@ def trials(successes: int = 1, failures: int = 1) -> list[Trial]:
 
 
 def config(method: str, **changes) -> OutcomesConfig:
-    values = {"epochs": 6, "learning_rate": 1e-2, "batch_size": 4, "checkpoints": 3}
+    values = {"epochs": 6, "learning_rate": 1e-2, "batch_size": 4, "checkpoints": 3, "beta": 0.1}
     return OutcomesConfig(method=method, **values | changes)
 
 
